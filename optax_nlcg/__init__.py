@@ -1,1 +1,20 @@
 """Nonlinear conjugate gradients for JAX, as Optax gradient transformations."""
+
+from optax_nlcg import reference as reference
+from optax_nlcg.alias import nlcg as nlcg
+from optax_nlcg.beta import BETA_RULES as BETA_RULES
+from optax_nlcg.beta import BetaRule as BetaRule
+from optax_nlcg.beta import InnerProducts as InnerProducts
+from optax_nlcg.bfgs import DiagonalBfgsState as DiagonalBfgsState
+from optax_nlcg.bfgs import scale_by_diagonal_bfgs as scale_by_diagonal_bfgs
+from optax_nlcg.direction import ConjugateDirectionState as ConjugateDirectionState
+from optax_nlcg.direction import (
+    scale_by_conjugate_direction as scale_by_conjugate_direction,
+)
+from optax_nlcg.loss_search import LossLineSearchState as LossLineSearchState
+from optax_nlcg.loss_search import (
+    scale_by_online_line_search as scale_by_online_line_search,
+)
+from optax_nlcg.loss_search import (
+    scale_by_step_line_search as scale_by_step_line_search,
+)

@@ -1,0 +1,98 @@
+"""Checks of arguments, with errors that say what came and what to do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    low: float = -np.inf,
+    high: float = np.inf,
+    low_open: bool = False,
+    high_open: bool = False,
+    integer: bool = False,
+) -> None:
+    """Checks that an argument is a number in an interval.
+
+    Arrays and tracers pass unchecked: under ``optax.inject_hyperparams`` every number
+    is one, and its value is not known at construction.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+        low: least value allowed.
+        high: greatest value allowed.
+        low_open: whether ``low`` itself is excluded.
+        high_open: whether ``high`` itself is excluded.
+        integer: whether it must be a whole number.
+
+    Raises:
+        TypeError: if it is no number (or no integer where one is needed).
+        ValueError: if it lies outside the interval, or is NaN.
+    """
+    if isinstance(value, jax.Array):
+        return
+    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    kind = "an integer" if integer else "a number"
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"`{name}` must be {kind}, got {value!r}.")
+    above = value > low if low_open else value >= low
+    below = value < high if high_open else value <= high
+    if not (above and below):
+        interval = (
+            f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+        )
+        raise ValueError(f"`{name}` must be {kind} in {interval}, got {value!r}.")
+
+
+def check_learning_rate(value: Any) -> None:
+    """Checks a learning rate: a schedule, or a number that is not negative."""
+    if not callable(value):
+        check_number("learning_rate", value, low=0.0)
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Checks that an argument is one of a few words.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if value not in allowed:
+        words = ", ".join(repr(word) for word in allowed)
+        raise ValueError(f"`{name}` must be one of {words}; got {value!r}.")
+
+
+def check_transformation(name: str, value: Any) -> None:
+    """Checks that an argument is an Optax transformation, and not a constructor of one.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(
+            f"`{name}` must be an Optax transformation such as `optax.identity()`, got "
+            f"{value!r}."
+        )
+
+
+def require(stage: str, name: str, value: Any, *, what: str, how: str) -> None:
+    """Checks that an argument of ``update`` has been passed.
+
+    Args:
+        stage: the transformation that needs it.
+        name: the argument's name.
+        value: what was given; ``None`` is missing.
+        what: what the argument is, in words.
+        how: the call that passes it.
+
+    Raises:
+        ValueError: if it is missing.
+    """
+    if value is None:
+        raise ValueError(f"{stage} needs `{name}`, {what}: call `{how}`.")

@@ -1,0 +1,132 @@
+"""What conjugate gradients ask of trees beyond Optax: wide inner products."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+Tree = Any
+"""A tree of arrays: parameters, gradients, directions."""
+
+
+def scalar_dtype(*trees: Tree) -> jnp.dtype:
+    """The dtype in which scalars over these trees are kept.
+
+    Args:
+        *trees: trees of real or complex arrays.
+
+    Returns:
+        The widest real dtype among the leaves, at least float32.
+    """
+    leaves = jax.tree.leaves(trees)
+    widest = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+    return jnp.zeros((), widest).real.dtype
+
+
+def inner_products(
+    pairs: Sequence[tuple[Tree, Tree]], dtype: DTypeLike | None = None
+) -> jax.Array:
+    r"""Inner products of several pairs of trees, as one vector.
+
+    For each pair it is :math:`\sum_i \mathrm{Re}(\overline{x_i}\, y_i)` over all
+    entries of all leaves: the inner product of :math:`\mathbb{R}^n`, or of
+    :math:`\mathbb{R}^{2n}` if the leaves are complex. Entries are cast to the
+    accumulator before they are multiplied: in bfloat16 the sum itself would stop
+    growing at 256 ones, in float16 a single square overflows at 256. Nothing is
+    flattened or concatenated, so sharded leaves stay where they are and only scalars
+    travel.
+
+    Args:
+        pairs: pairs ``(x, y)`` of trees with the same structure and shapes.
+        dtype: real dtype of the accumulator; by default :func:`scalar_dtype` of
+            the trees.
+
+    Returns:
+        Array of shape ``[len(pairs)]``.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from optax_nlcg.tree import inner_products
+      >>> x = {"w": jnp.full(300, 1., jnp.bfloat16), "b": jnp.array(2.)}
+      >>> print(inner_products([(x, x)]))
+      [304.]
+    """
+    if dtype is None:
+        dtype = scalar_dtype(pairs)
+
+    def dot(x, y):
+        if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
+            wide = jnp.result_type(dtype, jnp.complex64)
+            return jnp.sum(jnp.real(jnp.conj(x.astype(wide)) * y.astype(wide)))
+        return jnp.sum(x.astype(dtype) * y.astype(dtype))
+
+    totals = []
+    for x, y in pairs:
+        dots = jax.tree.leaves(jax.tree.map(dot, x, y))
+        totals.append(sum(dots, jnp.zeros((), dtype)))
+    return jnp.stack(totals)
+
+
+def map_components(fn: Callable[..., jax.Array], *trees: Tree) -> Tree:
+    """Maps a real elementwise function over trees whose leaves may be complex.
+
+    A complex leaf stands for two real ones: ``fn`` is applied to the real and to the
+    imaginary parts. (A diagonal preconditioner has one entry for each of them.)
+
+    Args:
+        fn: elementwise function of as many real arrays as there are trees.
+        *trees: trees of the same structure.
+
+    Returns:
+        Tree of the same structure.
+    """
+
+    def leaf_fn(*leaves):
+        if any(jnp.iscomplexobj(leaf) for leaf in leaves):
+            return jax.lax.complex(
+                fn(*(jnp.real(leaf) for leaf in leaves)),
+                fn(*(jnp.imag(leaf) for leaf in leaves)),
+            )
+        return fn(*leaves)
+
+    return jax.tree.map(leaf_fn, *trees)
+
+
+def cast_like(tree: Tree, like: Tree) -> Tree:
+    """Casts each leaf to the dtype of the corresponding leaf of another tree."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+
+
+def select(condition: jax.Array, on_true: Tree, on_false: Tree) -> Tree:
+    """Selects one of two trees by a scalar condition, without a branch."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), on_true, on_false)
+
+
+def check_match(updates: Tree, expected: Tree, *, stage: str) -> None:
+    """Checks that updates have the structure and shapes that a state was made for.
+
+    Args:
+        updates: the tree given to ``update``.
+        expected: a tree in the state, made by ``init`` from the parameters.
+        stage: name of the transformation, for the message.
+
+    Raises:
+        ValueError: if they differ; says where.
+    """
+    got, want = jax.tree.structure(updates), jax.tree.structure(expected)
+    if got != want:
+        raise ValueError(
+            f"{stage}: `updates` has the tree structure\n  {got}\nbut `init` was "
+            f"called with parameters of the structure\n  {want}\nCall `init` with the "
+            "parameters that the gradient is taken of."
+        )
+    with_path = jax.tree_util.tree_leaves_with_path(updates)
+    for (path, x), y in zip(with_path, jax.tree.leaves(expected), strict=True):
+        if jnp.shape(x) != jnp.shape(y):
+            at = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{stage}: `updates{at}` has shape {jnp.shape(x)} but `init` was "
+                f"called with a parameter of shape {jnp.shape(y)} there."
+            )
