@@ -132,8 +132,8 @@ def scale_by_conjugate_direction(
     keeps_gradient = rule.needs_previous_gradient or restart_threshold is not None
 
     def buffer(leaf: jax.Array) -> jax.Array:
-        dtype = accumulator_dtype or leaf.dtype
-        if jnp.iscomplexobj(leaf):
+        dtype = accumulator_dtype
+        if dtype is not None and jnp.iscomplexobj(leaf):
             dtype = jnp.promote_types(dtype, jnp.complex64)
         return jnp.zeros_like(leaf, dtype=dtype)
 

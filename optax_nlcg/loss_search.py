@@ -79,7 +79,7 @@ def scale_by_step_line_search(
     the fraction is that only while the learning rate is constant.
 
     A loss that is not finite gives a zero update and leaves the state as it was, but
-    for ``num_skipped``.
+    for ``num_skipped``. Entries of an update that are not finite become zero.
 
     Args:
         period: steps from one comparison to the next.
@@ -271,7 +271,12 @@ def _loss_line_search(
             )
         else:
             outputs = jax.tree.map(lambda u: scale * u, updates)
-        outputs = tree.cast_like(outputs, updates)
+        # Whether all entries of an update are finite is for the stage that makes it to
+        # say; it would take another pass here. Those that are not count as zero.
+        outputs = jax.tree.map(
+            lambda u: jnp.where(jnp.isfinite(u), u, 0),
+            tree.cast_like(outputs, updates),
+        )
 
         new_state = LossLineSearchState(
             count=optax.safe_increment(state.count),

@@ -21,7 +21,7 @@ def scalar_dtype(*trees: Tree) -> jnp.dtype:
         The widest real dtype among the leaves, at least float32.
     """
     leaves = jax.tree.leaves(trees)
-    widest = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+    widest = jnp.result_type(jnp.float32, *leaves)
     return jnp.zeros((), widest).real.dtype
 
 

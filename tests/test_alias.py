@@ -1,0 +1,99 @@
+"""The complete optimizers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_nlcg
+from tests import common
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1::2] - x[::2] ** 2) ** 2 + (1 - x[::2]) ** 2)
+
+
+def test_is_the_chain_of_its_stages():
+    alias = optax_nlcg.nlcg(1e-4, beta_rule="polak_ribiere", beta_bounds=(0.0, 0.9))
+    chain = optax.chain(
+        optax_nlcg.scale_by_conjugate_direction(
+            optax_nlcg.scale_by_diagonal_bfgs(),
+            beta_rule="polak_ribiere",
+            beta_bounds=(0.0, 0.9),
+        ),
+        optax.scale_by_learning_rate(1e-4),
+        optax_nlcg.scale_by_step_line_search(),
+    )
+    x = jnp.array([-1.2, 1.0, 0.5, 2.0])
+    got, _, _ = common.descend(alias, rosenbrock, x, 40)
+    want, _, _ = common.descend(chain, rosenbrock, x, 40)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_beats_gradient_descent_at_the_same_learning_rate():
+    a = jnp.asarray(common.spd_matrix(np.geomspace(1e-3, 1, 20)), jnp.float32)
+    x = jnp.ones(20)
+    _, _, plain = common.descend(optax.sgd(0.2), lambda x: x @ a @ x, x, 200)
+    _, _, conjugate = common.descend(optax_nlcg.nlcg(0.2), lambda x: x @ a @ x, x, 200)
+    assert conjugate[-1] < 0.1 * plain[-1]
+
+
+@pytest.mark.parametrize(
+    "preconditioner",
+    [
+        optax.identity(),
+        optax_nlcg.scale_by_diagonal_bfgs(),
+        optax.scale_by_rms(),
+        optax.clip_by_global_norm(1.0),
+    ],
+    ids=["identity", "bfgs", "rms", "clip"],
+)
+@pytest.mark.parametrize(
+    "line_search",
+    [
+        optax.identity(),
+        optax_nlcg.scale_by_step_line_search(),
+        optax_nlcg.scale_by_online_line_search(),
+    ],
+    ids=["none", "step", "online"],
+)
+def test_any_parts_fit_together(preconditioner, line_search):
+    tx = optax_nlcg.nlcg(0.02, preconditioner=preconditioner, line_search=line_search)
+    a = jnp.asarray(common.spd_matrix(np.geomspace(0.1, 3, 6)), jnp.float32)
+    _, _, losses = common.descend(tx, lambda x: x @ a @ x, jnp.ones(6), 100)
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_optax_line_search_in_the_last_place():
+    tx = optax_nlcg.nlcg(
+        1.0,
+        preconditioner=optax.identity(),
+        line_search=optax.scale_by_backtracking_linesearch(20),
+    )
+    x, state = jnp.array([-1.2, 1.0]), None
+    state = tx.init(x)
+    for _ in range(100):
+        value, grads = jax.value_and_grad(rosenbrock)(x)
+        updates, state = tx.update(
+            grads, state, x, value=value, grad=grads, value_fn=rosenbrock
+        )
+        x = optax.apply_updates(x, updates)
+    assert rosenbrock(x) < 0.1
+
+
+def test_schedule():
+    tx = optax_nlcg.nlcg(lambda count: 0.1 * (count < 2), line_search=optax.identity())
+    x = jnp.ones(2)
+    state = tx.init(x)
+    for t in range(4):
+        updates, state = tx.update(x, state, x)
+        assert bool(jnp.any(updates != 0)) == (t < 2)
+
+
+def test_inject_hyperparams():
+    injected = optax.inject_hyperparams(optax_nlcg.nlcg)(learning_rate=2e-4)
+    x = jnp.array([-1.2, 1.0, 0.5, 2.0])
+    got, _, _ = common.descend(injected, rosenbrock, x, 40)
+    want, _, _ = common.descend(optax_nlcg.nlcg(2e-4), rosenbrock, x, 40)
+    np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -1,0 +1,87 @@
+"""The diagonal BFGS preconditioner."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_nlcg
+
+
+def run(tx, params, gradients):
+    state, outputs = tx.init(params[0]), []
+    for x, g in zip(params, gradients, strict=True):
+        z, state = tx.update(g, state, x)
+        outputs.append(z)
+    return outputs, state
+
+
+def test_is_the_diagonal_of_a_full_bfgs_update():
+    rng = np.random.default_rng(0)
+    x0, s, g0, y = rng.normal(size=(4, 6))
+    y = np.sign(y @ s) * y
+    with jax.enable_x64(True):
+        params, gradients = jnp.asarray([x0, x0 + s]), jnp.asarray([g0, g0 + y])
+        tx = optax_nlcg.scale_by_diagonal_bfgs(initial=2.0)
+        outputs, state = run(tx, params, gradients)
+    h = 2.0 * np.eye(6)
+    full = h - h @ np.outer(s, s) @ h / (s @ h @ s) + np.outer(y, y) / (y @ s)
+    np.testing.assert_allclose(state.diagonal, np.abs(np.diag(full)), rtol=1e-12)
+    want = (g0 + y) / (np.abs(np.diag(full)) + 1e-8)
+    np.testing.assert_allclose(outputs[1], want, rtol=1e-12)
+    np.testing.assert_allclose(outputs[0], g0 / 2.0, rtol=1e-7)
+
+
+@pytest.mark.parametrize("case", ["no step", "negative curvature", "tiny"])
+def test_keeps_the_estimate_without_curvature(case):
+    x0, g0 = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0])
+    s = {"no step": 0.0, "negative curvature": 0.1, "tiny": 1e-6}[case]
+    y = {"no step": 1.0, "negative curvature": -1.0, "tiny": 1e-6}[case]
+    tx = optax_nlcg.scale_by_diagonal_bfgs()
+    _, state = run(tx, [x0, x0 + s], [g0, g0 + y])
+    np.testing.assert_array_equal(state.diagonal, 1.0)
+
+
+def test_no_threshold_still_keeps_zero_curvature_out():
+    x, g = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0])
+    tx = optax_nlcg.scale_by_diagonal_bfgs(curvature_eps=0.0)
+    _, state = run(tx, [x, x], [g, g])
+    np.testing.assert_array_equal(state.diagonal, 1.0)
+
+
+def test_a_second_application_at_the_same_point_is_the_same_matrix():
+    rng = np.random.default_rng(1)
+    params, gradients = jnp.asarray(rng.normal(size=(2, 2, 5)), jnp.float32)
+    tx = optax_nlcg.scale_by_diagonal_bfgs()
+    _, state = run(tx, params, gradients)
+    v = jnp.asarray(rng.normal(size=5), jnp.float32)
+    z, again = tx.update(v, state, params[-1])
+    np.testing.assert_array_equal(again.diagonal, state.diagonal)
+    np.testing.assert_allclose(z, v / (state.diagonal + 1e-8), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_skips_gradients_that_are_not_finite(bad):
+    rng = np.random.default_rng(2)
+    params, gradients = jnp.asarray(rng.normal(size=(2, 3, 5)), jnp.float32)
+    tx = optax_nlcg.scale_by_diagonal_bfgs()
+    _, want = run(tx, params, gradients)
+    gap = [*gradients[:2], gradients[2].at[0].set(bad), gradients[2]]
+    _, state = run(tx, [*params, params[2]], gap)
+    assert state.num_skipped == 1
+    np.testing.assert_array_equal(state.diagonal, want.diagonal)
+
+
+def test_complex_is_two_reals():
+    rng = np.random.default_rng(3)
+    params, gradients = jnp.asarray(rng.normal(size=(2, 4, 2, 5)), jnp.float32)
+    tx = optax_nlcg.scale_by_diagonal_bfgs()
+    real, state = run(tx, params, gradients)
+
+    def join(parts):
+        return parts[:, 0] + 1j * parts[:, 1]
+
+    joined, z_state = run(tx, join(params), join(gradients))
+    np.testing.assert_allclose(joined, join(np.array(real)), rtol=1e-4)
+    want = state.diagonal[0] + 1j * state.diagonal[1]
+    np.testing.assert_allclose(z_state.diagonal, want, rtol=1e-4)

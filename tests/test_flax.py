@@ -1,0 +1,78 @@
+"""The training state that forwards extra arguments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.training import train_state
+
+import optax_nlcg
+from optax_nlcg.flax import TrainState
+
+
+def loss_fn(params):
+    return jnp.sum(jnp.array([1.0, 3.0]) * params["w"] ** 2)
+
+
+def make(tx):
+    return TrainState.create(apply_fn=None, params={"w": jnp.ones(2)}, tx=tx)
+
+
+def test_same_as_calling_the_optimizer():
+    tx = optax_nlcg.nlcg(0.1)
+    state = make(tx)
+    params, opt_state = state.params, state.opt_state
+
+    @jax.jit
+    def train_step(state):
+        value, grads = jax.value_and_grad(loss_fn)(state.params)
+        return state.apply_gradients(grads=grads, value=value)
+
+    for _ in range(12):
+        state = train_step(state)
+        value, grads = jax.value_and_grad(loss_fn)(params)
+        updates, opt_state = tx.update(grads, opt_state, params, value=value)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(state.params["w"], params["w"], rtol=1e-6)
+    assert state.step == 12
+    assert state.tx is tx
+
+
+def test_optax_line_search_gets_all_it_needs():
+    tx = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(20))
+    state = make(tx)
+    value, grads = jax.value_and_grad(loss_fn)(state.params)
+    stepped = state.apply_gradients(grads=grads, value=value, value_fn=loss_fn)
+    assert loss_fn(stepped.params) < value
+
+
+def test_optimizers_without_extra_arguments():
+    state, plain = (
+        cls.create(apply_fn=None, params={"w": jnp.ones(2)}, tx=optax.adam(0.1))
+        for cls in (TrainState, train_state.TrainState)
+    )
+    grads = jax.grad(loss_fn)(state.params)
+    got = state.apply_gradients(grads=grads, value=1.0)
+    want = plain.apply_gradients(grads=grads)
+    np.testing.assert_array_equal(got.params["w"], want.params["w"])
+
+
+def test_other_keywords_replace_fields():
+    class WithStatistics(TrainState):
+        batch_stats: float
+
+    state = WithStatistics.create(
+        apply_fn=None,
+        params={"w": jnp.ones(2)},
+        tx=optax_nlcg.nlcg(0.1),
+        batch_stats=0.0,
+    )
+    state = state.apply_gradients(grads=state.params, value=1.0, batch_stats=7.0)
+    assert state.batch_stats == 7.0
+
+
+def test_missing_loss_is_named():
+    state = make(optax_nlcg.nlcg(0.1))
+    with pytest.raises(ValueError, match=r"update\(\.\.\., value=loss\)"):
+        state.apply_gradients(grads=state.params)

@@ -1,0 +1,77 @@
+"""Inner products and the other helpers of tree.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optax_nlcg import tree
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_accumulates_in_float32(dtype):
+    x = {"a": jnp.full(19200, 1.0, dtype), "b": jnp.full(3, 300.0, dtype)}
+    dot = tree.inner_products([(x, x)])[0]
+    assert dot.dtype == jnp.float32
+    assert float(dot) == 19200 + 3 * 300.0**2
+
+
+def test_several_pairs_of_nested_trees():
+    rng = np.random.default_rng(0)
+    x, y = (
+        {"a": rng.normal(size=(3, 4)), "b": [rng.normal(size=()), rng.normal(size=2)]}
+        for _ in range(2)
+    )
+    flat = [np.concatenate([np.ravel(v) for v in jax.tree.leaves(t)]) for t in (x, y)]
+    with jax.enable_x64(True):
+        x, y = jax.tree.map(jnp.asarray, (x, y))
+        dots = tree.inner_products([(x, x), (x, y), (y, y)])
+        assert dots.dtype == jnp.float64
+    want = [flat[0] @ flat[0], flat[0] @ flat[1], flat[1] @ flat[1]]
+    np.testing.assert_allclose(dots, want, rtol=1e-14)
+
+
+def test_complex_is_two_reals():
+    rng = np.random.default_rng(1)
+    re, im = (rng.normal(size=(2, 7)).astype(np.float32) for _ in range(2))
+    z = jnp.asarray(re + 1j * im)
+    dot = tree.inner_products([(z[0], z[1])])[0]
+    assert dot.dtype == jnp.float32
+    np.testing.assert_allclose(dot, re[0] @ re[1] + im[0] @ im[1], rtol=1e-6)
+
+
+def test_empty_tree():
+    np.testing.assert_array_equal(tree.inner_products([({}, {})]), [0.0])
+    assert tree.scalar_dtype({}) == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "want"),
+    [
+        ((jnp.bfloat16, jnp.float16), jnp.float32),
+        ((jnp.float32,), jnp.float32),
+        ((jnp.complex64, jnp.bfloat16), jnp.float32),
+        ((jnp.float32, jnp.float64), jnp.float64),
+        ((jnp.complex128,), jnp.float64),
+    ],
+)
+def test_scalar_dtype(dtypes, want):
+    with jax.enable_x64(True):
+        assert tree.scalar_dtype([jnp.zeros(2, d) for d in dtypes]) == want
+
+
+def test_map_components():
+    z = jnp.asarray([1 - 2j, -3 + 4j], jnp.complex64)
+    absolute = tree.map_components(jnp.abs, {"z": z, "x": jnp.asarray([-1.0])})
+    np.testing.assert_array_equal(absolute["z"], [1 + 2j, 3 + 4j])
+    np.testing.assert_array_equal(absolute["x"], [1.0])
+
+
+def test_mismatch_says_where():
+    expected = {"a": jnp.zeros(2), "b": jnp.zeros((3, 4))}
+    with pytest.raises(ValueError, match=r"stage_x: `updates\['b'\]` has shape \(3,\)"):
+        tree.check_match(
+            {"a": jnp.zeros(2), "b": jnp.zeros(3)}, expected, stage="stage_x"
+        )
+    with pytest.raises(ValueError, match="tree structure"):
+        tree.check_match({"a": jnp.zeros(2)}, expected, stage="stage_x")
