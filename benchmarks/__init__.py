@@ -1,0 +1,1 @@
+"""Training benchmarks: NLCG and its competitors on the same networks and data."""

@@ -1,0 +1,117 @@
+"""The settings of a run."""
+
+import dataclasses
+import importlib
+import pathlib
+import pkgutil
+
+from benchmarks import configs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run; its result depends on these settings, not on the machine.
+
+    Attributes:
+      dataset: digits, cifar10 or cifar100.
+      data_dir: the folder that holds the data set's official folder.
+      num_validation: images held out of the training set to choose settings by. If 0,
+        the run is evaluated on the test set; otherwise on these, and the test set is
+        not read.
+      model: mlp, or resnet<6n+2>.
+      dtype: of activations: float32, bfloat16, or auto (by platform).
+      optimizer: a name in `benchmarks.optimizers`.
+      learning_rate: the schedule's maximum; None: .1 per 128 images of the mini-batch.
+      schedule: reference, linear, cosine or constant.
+      batch_size: images in a mini-batch, over all devices.
+      num_microbatches: parts of a mini-batch with batch statistics of their own
+        ("virtual workers"), shared out evenly over the devices.
+      num_devices: how many to use; None: all.
+      num_epochs: length of the run in passes over the training set.
+      l2: coefficient of half the sum of squares of the parameters, in the objective.
+      label_smoothing: probability spread evenly over the classes.
+      augment: random crops and flips.
+      ema_decay: largest decay of the averaged weights that are evaluated.
+      eval_statistics: batch statistics to evaluate with: running (the averages kept
+        in training) or recomputed (of the averaged weights, on training images).
+      seed: of the initial weights, the order of the images and their crops.
+      log_every: steps between looks at the metrics; every step's are recorded.
+      out: folder for results and curves.
+      tensorboard: write TensorBoard events besides (needs tensorboardX).
+      progress: show a progress bar.
+    """
+
+    dataset: str = "digits"
+    data_dir: pathlib.Path = pathlib.Path("data")
+    num_validation: int = 0
+    model: str = "mlp"
+    dtype: str = "auto"
+    optimizer: str = "momentum"
+    learning_rate: float | None = None
+    schedule: str = "reference"
+    batch_size: int = 128
+    num_microbatches: int = 1
+    num_devices: int | None = None
+    num_epochs: float = 30.0
+    l2: float = 2e-4
+    label_smoothing: float = 0.0
+    augment: bool = False
+    ema_decay: float = 0.9999
+    eval_statistics: str = "running"
+    seed: int = 0
+    log_every: int = 10
+    out: pathlib.Path = pathlib.Path("runs")
+    tensorboard: bool = False
+    progress: bool = True
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The schedule's maximum."""
+        if self.learning_rate is None:
+            return 0.1 * self.batch_size / 128
+        return self.learning_rate
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_microbatches", "num_epochs", "log_every"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("num_validation", "l2", "seed", "peak_learning_rate"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name} must not be negative, got {getattr(self, name)}"
+                )
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.eval_statistics not in ("running", "recomputed"):
+            raise ValueError(
+                "eval_statistics must be 'running' or 'recomputed', "
+                f"got {self.eval_statistics!r}"
+            )
+        if self.batch_size % self.num_microbatches:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by "
+                f"num_microbatches {self.num_microbatches}"
+            )
+
+    def microbatches_per_device(self, num_devices: int) -> int:
+        """Says how many microbatches each device computes, one after the other."""
+        if self.num_microbatches % num_devices:
+            raise ValueError(
+                f"num_microbatches {self.num_microbatches} cannot be shared out over "
+                f"{num_devices} devices: make it a multiple of {num_devices} that "
+                f"divides batch_size {self.batch_size}, or set num_devices"
+            )
+        return self.num_microbatches // num_devices
+
+
+def names() -> list[str]:
+    """Lists the configs in benchmarks/configs."""
+    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
+
+
+def named(name: str) -> Config:
+    """Returns the config `benchmarks/configs/<name>.py`."""
+    if name not in names():
+        raise ValueError(f"unknown config {name!r}; known: {', '.join(names())}")
+    return importlib.import_module(f"benchmarks.configs.{name}").get_config()

@@ -1,0 +1,1 @@
+"""Configs: modules with a function `get_config` that returns a `Config`."""

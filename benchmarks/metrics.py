@@ -1,0 +1,130 @@
+"""What a run records: curves, result rows and the circumstances they came from."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import tqdm
+
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "optax-nlcg")
+
+
+def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
+    """Finds what NLCG's stages report of themselves, if they are in the chain."""
+    found = {}
+    for name in ("beta", "scale"):
+        values = [leaf for _, leaf in optax.tree.get_all_with_path(opt_state, name)]
+        if len(values) == 1 and jnp.ndim(values[0]) == 0:
+            found[name] = values[0]
+    skipped = [x for _, x in optax.tree.get_all_with_path(opt_state, "num_skipped")]
+    if skipped:
+        found["num_skipped"] = sum(skipped)
+    return found
+
+
+class CurveWriter:
+    """Writes one line of JSON per step, and TensorBoard events if asked."""
+
+    def __init__(self, path: pathlib.Path, tensorboard: bool = False):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w")
+        self._events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(path.with_suffix("")))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records the metrics of one step."""
+        line = {"step": step, **{k: finite(v) for k, v in metrics.items()}}
+        self._file.write(json.dumps(line) + "\n")
+        if self._events is not None:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Makes what was recorded so far visible to readers of the file."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def finite(value: float) -> float | str:
+    """Names NaN and infinities, which JSON lacks, and drops float32's noise digits."""
+    return float(f"{value:.7g}") if abs(value) < float("inf") else str(value)
+
+
+def append_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Appends one result to a file with one JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row, default=str) + "\n")
+
+
+class Progress:
+    """A progress bar with the latest metrics behind it."""
+
+    def __init__(self, title: str, total: int, shown: bool):
+        self._bar = tqdm.tqdm(total=total, desc=title, disable=not shown)
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Moves the bar to `step` done."""
+        self._bar.set_postfix(
+            {name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False
+        )
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()
+
+
+def environment(num_devices: int) -> dict[str, Any]:
+    """Describes where a result came from: device, versions, commit and date."""
+    device = jax.devices()[0]
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "num_devices": num_devices,
+        "cpu_count": os.cpu_count(),
+        "versions": versions,
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, "+" appended if files differ from it.
+
+    A copy without its history, as on a cluster, takes it from GIT_COMMIT.
+    """
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    try:
+        commit = subprocess.check_output(
+            [*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL
+        ).strip()
+        changes = subprocess.check_output(
+            [*git, "status", "--porcelain", "--untracked-files=no"], text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("GIT_COMMIT")
+    return commit + "+" * bool(changes.strip())

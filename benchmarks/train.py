@@ -1,0 +1,440 @@
+"""Trains a network: one file, read from top to bottom.
+
+    python -m benchmarks.train --config cifar100_resnet32 --optimizer nlcg
+
+`train(config)` does the same from Python and returns the result as a row.
+"""
+
+import dataclasses
+import datetime
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from benchmarks import data, metrics, models, optimizers, schedules
+from benchmarks.config import Config, named, names
+
+Tree = Any
+
+# Images whose statistics replace the running ones, and images evaluated at a time.
+NUM_STATISTICS = 2048
+EVAL_BATCH = 1000
+
+
+class State(NamedTuple):
+    """Everything that a step changes.
+
+    Attributes:
+      step: steps done, int32 scalar.
+      params: float32 tree.
+      batch_stats: running statistics of batch normalisation, float32 tree.
+      opt_state: state of the optimizer.
+      average: averaged parameters, like `params`.
+    """
+
+    step: jax.Array
+    params: Tree
+    batch_stats: Tree
+    opt_state: optax.OptState
+    average: Tree
+
+
+################################################################################
+#  Initial state
+################################################################################
+
+
+def init_state(
+    model: models.ResNet | models.MLP,
+    tx: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    key: jax.Array,
+) -> State:
+    """Draws the initial weights."""
+    images = jnp.zeros((1, *image_shape), model.dtype)
+    variables = model.init(key, images, train=True)
+    params = variables["params"]
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=tx.init(params),
+        # A copy: the step donates its state, and a buffer can be donated only once.
+        average=jax.tree.map(jnp.copy, params),
+    )
+
+
+################################################################################
+#  One step
+################################################################################
+
+
+def objective(
+    params: Tree,
+    batch_stats: Tree,
+    model: models.ResNet | models.MLP,
+    config: Config,
+    images: jax.Array,
+    labels: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+    """Mean cross-entropy plus L2 penalty, of one microbatch.
+
+    The penalty is part of the objective so that a line search sees it.
+
+    Returns:
+      The objective; accuracy and the new running statistics.
+    """
+    logits, changed = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        data.standardize(images, model.dtype),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.smooth_labels(targets, config.label_smoothing)
+    loss = jnp.mean(optax.softmax_cross_entropy(logits, targets))
+    loss += 0.5 * config.l2 * models.squared_norm(params)
+    accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
+    return loss, (accuracy, changed["batch_stats"])
+
+
+def make_step(
+    config: Config,
+    model: models.ResNet | models.MLP,
+    tx: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """Makes the function that trains on one mini-batch.
+
+    The mini-batch is `num_microbatches` microbatches; each has its own batch
+    statistics, and their gradients, losses and running statistics are averaged. Every
+    device goes through its share of them in a `lax.scan`, then there is one all-reduce.
+
+    This is a `shard_map`, not `jit` with sharded inputs, because batch statistics
+    belong to a microbatch: written per device they are local by construction, and the
+    gradient crosses the network once a step instead of once a microbatch.
+
+    Returns:
+      step(state, images, labels, indices) -> (state, metrics), with the whole data set
+      and `indices` int32 of shape (num_microbatches, microbatch), sharded over devices.
+    """
+    per_device = config.microbatches_per_device(mesh.size)
+    shape = config.num_microbatches, config.batch_size // config.num_microbatches
+
+    def local_gradient(params, batch_stats, images, labels, indices, crops):
+        zeros = jnp.zeros(()), (jnp.zeros(()), batch_stats), params
+        zeros = jax.tree.map(jnp.zeros_like, zeros)
+        # Varying parameters have a gradient of their own on each device. That of
+        # replicated ones would be summed over devices at once, in every microbatch.
+        params, batch_stats, zeros = jax.lax.pcast(
+            (params, batch_stats, zeros), "data", to="varying"
+        )
+
+        def add_microbatch(total, microbatch):
+            indices, crops = microbatch
+            if crops is None:
+                batch = images[indices]
+            else:
+                batch = data.take_crops(images, indices, crops)
+            (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(
+                params, batch_stats, model, config, batch, labels[indices]
+            )
+            return jax.tree.map(jnp.add, total, (loss, aux, grads)), None
+
+        if per_device == 1 or jax.default_backend() == "cpu":
+            # XLA's CPU backend runs convolutions that it met inside a loop 20 to 40
+            # times slower, even if the loop is gone in the end.
+            total = zeros
+            for i in range(per_device):
+                microbatch = jax.tree.map(lambda x, i=i: x[i], (indices, crops))
+                total, _ = add_microbatch(total, microbatch)
+        else:
+            total, _ = jax.lax.scan(add_microbatch, zeros, (indices, crops))
+        return jax.lax.pmean(jax.tree.map(lambda x: x / per_device, total), "data")
+
+    gradient = jax.shard_map(
+        local_gradient,
+        mesh=mesh,
+        in_specs=(P(), P(), P(), P(), P("data"), P("data")),
+        out_specs=P(),
+    )
+
+    def step(state, images, labels, indices):
+        crops = None
+        if config.augment:
+            # Drawn for the mini-batch as a whole, so that no image's crop depends on
+            # how the mini-batch is shared out.
+            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+            crops = data.draw_crops(key, config.batch_size)
+            crops = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), crops)
+        loss, (accuracy, batch_stats), grads = gradient(
+            state.params, state.batch_stats, images, labels, indices, crops
+        )
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, value=loss, grad=grads
+        )
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+        average = optax.incremental_update(params, state.average, 1 - decay)
+        new = State(state.step + 1, params, batch_stats, opt_state, average)
+        scalars = metrics.optimizer_scalars(opt_state)
+        return new, {"loss": loss, "accuracy": accuracy, **scalars}
+
+    return step
+
+
+################################################################################
+#  Evaluation
+################################################################################
+
+
+def recompute_statistics(
+    model: models.ResNet | models.MLP,
+    params: Tree,
+    batch_stats: Tree,
+    images: jax.Array,
+) -> Tree:
+    """Computes the batch statistics of `params` on images as they are evaluated.
+
+    Averaged weights never saw a mini-batch. The running statistics lag behind as much
+    as the weights, which is near enough in a long run; a run of a few dozen steps ends
+    before they have forgotten where they started, and needs them computed anew.
+    """
+    _, changed = model.clone(batch_norm_decay=0.0).apply(
+        {"params": params, "batch_stats": batch_stats},
+        data.standardize(images, model.dtype),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    return changed["batch_stats"]
+
+
+def evaluate_batch(
+    model: models.ResNet | models.MLP,
+    params: Tree,
+    batch_stats: Tree,
+    images: jax.Array,
+    labels: jax.Array,
+) -> dict[str, jax.Array]:
+    """Sums cross-entropy and right answers over a batch; label -1 is padding."""
+    logits = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        data.standardize(images, model.dtype),
+        train=False,
+    )
+    valid = labels >= 0
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.where(valid, labels, 0)
+    )
+    right = valid & (jnp.argmax(logits, -1) == labels)
+    return {"loss": jnp.sum(losses, where=valid), "accuracy": jnp.sum(right)}
+
+
+def evaluate(
+    model: models.ResNet | models.MLP,
+    params: Tree,
+    batch_stats: Tree,
+    split: data.Split,
+    sharding: jax.sharding.Sharding,
+) -> dict[str, float]:
+    """Computes mean cross-entropy and accuracy over a data set."""
+    size = len(split.labels)
+    batch = min(size, EVAL_BATCH)
+    padding = -size % batch
+    images = np.pad(split.images, [(0, padding), (0, 0), (0, 0), (0, 0)])
+    labels = np.pad(split.labels, (0, padding), constant_values=-1)
+    sums = jax.jit(partial(evaluate_batch, model))
+    batches = [(i, i + batch) for i in range(0, size, batch)]
+    parts = [
+        sums(params, batch_stats, *jax.device_put((images[i:j], labels[i:j]), sharding))
+        for i, j in batches
+    ]
+    total = jax.tree.map(lambda *part: float(sum(part)), *jax.device_get(parts))
+    return {name: value / size for name, value in total.items()}
+
+
+################################################################################
+#  A run
+################################################################################
+
+
+def num_steps(config: Config, num_train: int) -> int:
+    """Mini-batches in `num_epochs` passes over `num_train` images."""
+    steps = int(config.num_epochs * num_train // config.batch_size)
+    if steps < 1:
+        raise ValueError(
+            f"{config.num_epochs} epochs of {num_train} images are less than one "
+            f"mini-batch of {config.batch_size}: raise num_epochs"
+        )
+    return steps
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Trains as `config` says, and appends the result to `<out>/results.jsonl`.
+
+    Returns:
+      The result row: status ("finished" or "diverged"), final metrics, timings, config
+      and environment; "curve" names the file of the metrics of each step.
+    """
+    # Whatever can be wrong with the config is said before anything takes time.
+    devices = jax.devices()
+    if config.num_devices is not None:
+        if not 1 <= config.num_devices <= len(devices):
+            raise ValueError(
+                f"num_devices must be in [1, {len(devices)}] on this machine, "
+                f"got {config.num_devices}"
+            )
+        devices = devices[: config.num_devices]
+    config.microbatches_per_device(len(devices))
+    dataset = data.info(config.dataset)
+    dtype = models.platform_dtype(config.dtype)
+    model = models.build(config.model, dataset.num_classes, dtype)
+    total_steps = num_steps(config, dataset.num_train - config.num_validation)
+    schedule = schedules.build(config.schedule, config.peak_learning_rate, total_steps)
+    rates = jax.vmap(lambda step: jnp.asarray(schedule(step)))(jnp.arange(total_steps))
+    rates = jax.device_get(rates)
+    tx = optimizers.build(config.optimizer, schedule)
+
+    # ---- Data: on the device once and for all ---------------------------------
+    mesh = jax.make_mesh(
+        (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+    )
+    everywhere, shared_out = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    if dataset.url:
+        data.check_files(config.dataset, config.data_dir)
+    train_set, validation_set = data.hold_out(
+        data.load(config.dataset, "train", config.data_dir), config.num_validation
+    )
+    num_train = len(train_set.labels)
+    images, labels = jax.device_put(tuple(train_set), everywhere)
+
+    def next_indices(step: int) -> jax.Array:
+        indices = data.batch_indices(config.seed, step, config.batch_size, num_train)
+        return jax.device_put(indices.reshape(config.num_microbatches, -1), shared_out)
+
+    # ---- Compilation ------------------------------------------------------------
+    start = time.perf_counter()
+    init = partial(init_state, model, tx, dataset.image_shape)
+    state = jax.jit(init, out_shardings=everywhere)(jax.random.key(config.seed))
+    step_fn = jax.jit(make_step(config, model, tx, mesh), donate_argnums=0)
+    step_fn = step_fn.lower(state, images, labels, next_indices(0)).compile()
+    compile_seconds = time.perf_counter() - start
+
+    # ---- Training ---------------------------------------------------------------
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    run = f"{config.dataset}-{config.model}-{config.optimizer}-b{config.batch_size}"
+    run += f"-lr{config.peak_learning_rate:g}-seed{config.seed}-{stamp}"
+    curve = metrics.CurveWriter(config.out / f"{run}.jsonl", config.tensorboard)
+    progress = metrics.Progress(run, total_steps, config.progress)
+    status, pending, last = "finished", [], {}
+    start = time.perf_counter()
+    for step in range(total_steps):
+        state, scalars = step_fn(state, images, labels, next_indices(step))
+        pending.append(scalars)
+        # The device is waited for only here; in between, steps queue up behind it.
+        if len(pending) < config.log_every and step + 1 < total_steps:
+            continue
+        for offset, scalars in enumerate(jax.device_get(pending)):
+            at = step + 1 - len(pending) + offset
+            last = {name: float(value) for name, value in scalars.items()}
+            last["learning_rate"] = float(rates[at])
+            curve.write(at, last)
+        curve.flush()
+        pending = []
+        seconds = time.perf_counter() - start
+        images_per_second = (step + 1) * config.batch_size / seconds
+        progress.show(step + 1, {**last, "images/s": images_per_second})
+        if not math.isfinite(last["loss"]):
+            status = "diverged"
+            break
+    jax.block_until_ready(state)
+    seconds = time.perf_counter() - start
+    steps_done = int(state.step)
+    curve.close()
+    progress.close()
+
+    # ---- Evaluation -------------------------------------------------------------
+    final = {"train_loss": last["loss"], "train_accuracy": last["accuracy"]}
+    if status == "finished":
+        if config.num_validation:
+            split, name = validation_set, "validation"
+        else:
+            split, name = data.load(config.dataset, "test", config.data_dir), "test"
+        statistics = state.batch_stats
+        if config.eval_statistics == "recomputed":
+            statistics = jax.jit(partial(recompute_statistics, model))(
+                state.average, statistics, images[:NUM_STATISTICS]
+            )
+        result = evaluate(model, state.average, statistics, split, everywhere)
+        final |= {f"{name}_{k}": v for k, v in result.items()}
+        if not math.isfinite(final[f"{name}_loss"]):
+            status = "diverged"
+    if status == "diverged":
+        print(
+            f"{run}: diverged, the loss is {last['loss']} at step {steps_done} of "
+            f"{total_steps}; a smaller learning rate may help"
+        )
+
+    row = {
+        "run": run,
+        "status": status,
+        **{name: metrics.finite(value) for name, value in final.items()},
+        "num_steps": steps_done,
+        "num_parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(steps_done * config.batch_size / seconds, 1),
+        "compile_seconds": round(compile_seconds, 3),
+        "dtype": dtype.name,
+        "learning_rate": config.peak_learning_rate,
+        "curve": f"{run}.jsonl",
+        **metrics.environment(len(devices)),
+        "config": dataclasses.asdict(config),
+    }
+    metrics.append_row(config.out / "results.jsonl", row)
+    return row
+
+
+################################################################################
+#  Command line
+################################################################################
+
+
+def main() -> None:
+    """Reads the command line, trains and prints the result."""
+    import argparse
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default="digits", choices=names())
+    chosen, rest = parser.parse_known_args()
+    # Needed for nothing but this, so that `train` runs where it is not installed.
+    import tyro
+
+    try:
+        config = tyro.cli(
+            Config,
+            default=named(chosen.config),
+            args=rest,
+            description=f"Trains a network. --config: {', '.join(names())}.",
+        )
+        row = train(config)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    shown = "loss", "accuracy", "seconds", "images_per_second"
+    print(f"{row['run']}: {row['status']}")
+    for name, value in row.items():
+        if name.endswith(shown):
+            print(f"  {name:20} {value}")
+    print(f"  written to {config.out / 'results.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()
