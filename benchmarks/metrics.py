@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 import tqdm
 
@@ -20,15 +19,18 @@ PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "optax-nlcg")
 
 def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
     """Finds what NLCG's stages report of themselves, if they are in the chain."""
-    found = {}
-    for name in ("beta", "scale"):
-        values = [leaf for _, leaf in optax.tree.get_all_with_path(opt_state, name)]
-        if len(values) == 1 and jnp.ndim(values[0]) == 0:
-            found[name] = values[0]
-    skipped = [x for _, x in optax.tree.get_all_with_path(opt_state, "num_skipped")]
-    if skipped:
-        found["num_skipped"] = sum(skipped)
-    return found
+
+    def values(name: str) -> list[jax.Array]:
+        found = optax.tree.get_all_with_path(
+            opt_state,
+            name,
+            # Fields of states only: batch norm has a parameter called `scale`.
+            lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey),
+        )
+        return [value for _, value in found]
+
+    scalars = {name: values(name) for name in ("beta", "scale", "num_skipped")}
+    return {name: sum(found) for name, found in scalars.items() if found}
 
 
 class CurveWriter:

@@ -14,13 +14,48 @@ from functools import partial
 import jax
 import optax
 
+from optax_nlcg import (
+    nlcg,
+    reference,
+    scale_by_diagonal_bfgs,
+    scale_by_online_line_search,
+    scale_by_step_line_search,
+)
+
 
 def _is_matrix(params: optax.Params) -> optax.Params:
     """Biases and batch norm's parameters take no layer-wise rate, as in MLPerf."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+def _fletcher_reeves(
+    learning_rate: optax.ScalarOrSchedule,
+    preconditioner: optax.GradientTransformation | None = None,
+    line_search: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformation:
+    """NLCG less the parts that are not given."""
+    return nlcg(
+        learning_rate,
+        preconditioner=preconditioner or optax.identity(),
+        line_search=line_search or optax.identity(),
+    )
+
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    # The paper's optimizer: Fletcher-Reeves, diagonal BFGS, step line search.
+    "nlcg": nlcg,
+    "nlcg_online": partial(nlcg, line_search=scale_by_online_line_search()),
+    # Other rules for beta.
+    "nlcg_pr": partial(nlcg, beta_rule="polak_ribiere"),
+    "nlcg_hs": partial(nlcg, beta_rule="hestenes_stiefel"),
+    "nlcg_dy": partial(nlcg, beta_rule="dai_yuan"),
+    "nlcg_hz": partial(nlcg, beta_rule="hager_zhang"),
+    # Its parts: the direction alone, with the search, with the preconditioner.
+    "nlcg_fr": _fletcher_reeves,
+    "nlcg_fr_step": partial(_fletcher_reeves, line_search=scale_by_step_line_search()),
+    "nlcg_fr_bfgs": partial(_fletcher_reeves, preconditioner=scale_by_diagonal_bfgs()),
+    # The authors' code as it runs.
+    "ml_ncg": reference.ml_ncg,
     "sgd": optax.sgd,
     "momentum": partial(optax.sgd, momentum=0.9),
     "nesterov": partial(optax.sgd, momentum=0.9, nesterov=True),

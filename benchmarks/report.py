@@ -1,0 +1,260 @@
+"""Tables and plots from result rows.
+
+    python -m benchmarks.report runs/results.jsonl --out runs/curves.png
+
+prints a table of the runs in a file of rows and plots their training curves.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
+# Colours of Okabe and Ito, told apart by colour-blind readers too; markers and dashes
+# tell the lines apart in gray. NLCG is the only red.
+STYLES = {
+    "nlcg": ("#D55E00", "o", "-"),
+    "ml_ncg": ("#E69F00", "s", "--"),
+    "sgd": ("#000000", "v", "-"),
+    "momentum": ("#0072B2", "^", "-"),
+    "nesterov": ("#0072B2", "D", ":"),
+    "rmsprop": ("#009E73", "P", "-"),
+    "adamw": ("#CC79A7", "X", "-"),
+    "lamb": ("#56B4E9", "<", "--"),
+    "lars": ("#56B4E9", ">", "-"),
+}
+OTHER_STYLE = ("#888888", ".", "-")
+
+
+def load(path: str | pathlib.Path) -> list[Row]:
+    """Reads a file with one JSON object a line."""
+    with open(path) as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def load_curve(row: Row, folder: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the metrics of each step of a run; `folder` is that of the rows."""
+    lines = load(pathlib.Path(folder) / row["curve"])
+    # Every step has the same metrics; NaN and infinity are stored by name.
+    return {
+        name: np.array([float(line[name]) for line in lines])
+        for name in (lines[0] if lines else ())
+    }
+
+
+def _group(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
+    """Groups rows by settings, in order of appearance."""
+    groups = {}
+    for row in rows:
+        key = tuple(row["config"][name] for name in names)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _accuracies(rows: Iterable[Row], split: str) -> np.ndarray:
+    """Accuracies in percent; a run that diverged counts with what it has, or as 0."""
+    values = [float(row.get(f"{split}_accuracy", 0.0)) for row in rows]
+    return 100 * np.nan_to_num(np.array(values))
+
+
+def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Lays out a table that is readable as text and is Markdown."""
+    table = [list(header), *(list(line) for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    text = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
+        for line in table
+    ]
+    text.insert(1, "|-" + "-|-".join("-" * w for w in widths))
+    return "\n".join(line + (" |" if i != 1 else "-|") for i, line in enumerate(text))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Makes a table of runs; runs that differ in the seed alone share a line."""
+    header = "data", "model", "batch", "optimizer", "learning rate", "schedule"
+    header += "steps", "runs", "evaluated on", "accuracy %", "images/s", "device"
+    lines = []
+    names = "dataset", "model", "batch_size", "optimizer", "schedule", "num_epochs"
+    for key, group in _group(rows, *names).items():
+        by_rate = {}
+        for row in group:
+            by_rate.setdefault((row["learning_rate"], row["num_steps"]), []).append(row)
+        for (rate, steps), same in by_rate.items():
+            split = "validation" if same[0]["config"]["num_validation"] else "test"
+            if any("test_accuracy" in row for row in same):
+                split = "test"
+            values = _accuracies(same, split)
+            accuracy = f"{values.mean():.2f}"
+            if len(values) > 1:
+                accuracy += f" ± {values.std(ddof=1):.2f}"
+            diverged = sum(row["status"] == "diverged" for row in same)
+            if diverged:
+                accuracy += f" ({diverged} diverged)"
+            speed = [r["images_per_second"] for r in same if "images_per_second" in r]
+            dataset, model, batch_size, optimizer, schedule, _ = key
+            lines.append(
+                (
+                    *(dataset, model, str(batch_size), optimizer, f"{rate:g}"),
+                    *(schedule, str(steps), str(len(same)), split, accuracy),
+                    f"{np.mean(speed):.0f}" if speed else "",
+                    same[0]["device"],
+                )
+            )
+    return _markdown(header, lines)
+
+
+def batch_size_table(rows: Sequence[Row]) -> str:
+    """Makes a table of accuracy by optimizer and batch size, as the demo prints it."""
+    sizes = sorted({row["config"]["batch_size"] for row in rows})
+    lines = []
+    for (optimizer,), of_optimizer in _group(rows, "optimizer").items():
+        cells = []
+        by_size = _group(of_optimizer, "batch_size")
+        for size in sizes:
+            group = by_size.get((size,), [])
+            if not group:
+                cells.append("")
+                continue
+            values = _accuracies(group, "test")
+            rate, grid = group[0]["learning_rate"], group[0]["trials"]["learning_rate"]
+            edge = "*" if rate in (min(grid), max(grid)) else ""
+            cells.append(f"{values.mean():.1f} ± {values.std():.1f} @{rate:g}{edge}")
+        lines.append((optimizer, *cells))
+    return _markdown(("optimizer", *(f"batch {size}" for size in sizes)), lines)
+
+
+# ------------------------------------------------------------------------------
+#  Plots
+# ------------------------------------------------------------------------------
+
+
+def _figure(columns: int) -> "tuple[Figure, list[Axes]]":
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, columns, figsize=(5.2 * columns, 4.4), squeeze=False, layout="constrained"
+    )
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.6)
+    return figure, list(axes[0])
+
+
+def _style(optimizer: str) -> dict[str, Any]:
+    color, marker, dashes = STYLES.get(optimizer, OTHER_STYLE)
+    width, order = (2.6, 3) if optimizer == "nlcg" else (1.5, 2)
+    return {
+        "color": color,
+        "marker": marker,
+        "linestyle": dashes,
+        "linewidth": width,
+        "zorder": order,
+        "label": optimizer,
+    }
+
+
+def _save(figure: "Figure", out: str | pathlib.Path) -> None:
+    from matplotlib import pyplot
+
+    pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150)
+    pyplot.close(figure)
+
+
+def _draw_batch_sizes(axis: "Axes", rows: Sequence[Row]) -> None:
+    """Draws mean test accuracy against batch size, with the spread over seeds."""
+    sizes = sorted({row["config"]["batch_size"] for row in rows})
+    optimizers = _group(rows, "optimizer")
+    for place, ((optimizer,), of_optimizer) in enumerate(optimizers.items()):
+        # Side by side, so that the error bars do not hide each other.
+        shift = 0.05 * (place - (len(optimizers) - 1) / 2)
+        at, mean, spread = [], [], []
+        for (size,), group in _group(of_optimizer, "batch_size").items():
+            values = _accuracies(group, "test")
+            at.append(sizes.index(size) + shift)
+            mean.append(values.mean())
+            spread.append(values.std())
+        axis.errorbar(
+            at, mean, yerr=spread, elinewidth=1, markersize=5, **_style(optimizer)
+        )
+    axis.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+    axis.set_xlabel("batch size")
+    axis.set_ylabel("test accuracy, %")
+
+
+def _draw_curves(axis: "Axes", rows: Sequence[Row], folder, name: str) -> None:
+    """Draws a metric against steps, the mean of runs that differ in the seed alone."""
+    for (optimizer,), group in _group(rows, "optimizer").items():
+        curves = [load_curve(row, folder)[name] for row in group]
+        length = min(map(len, curves))
+        mean = np.mean([curve[:length] for curve in curves], axis=0)
+        scale = 100 if name == "accuracy" else 1
+        axis.plot(
+            scale * mean,
+            markevery=max(length // 8, 1),
+            markersize=5,
+            **_style(optimizer),
+        )
+    axis.set_xlabel("step")
+
+
+def plot_demo(
+    rows: Sequence[Row], folder: str | pathlib.Path, out: str | pathlib.Path
+) -> None:
+    """Plots accuracy against batch size, and training at the largest batch."""
+    figure, (left, right) = _figure(2)
+    _draw_batch_sizes(left, rows)
+    left.set_title("Test accuracy, same number of epochs", fontsize=11)
+    largest = max(row["config"]["batch_size"] for row in rows)
+    of_largest = [row for row in rows if row["config"]["batch_size"] == largest]
+    _draw_curves(right, of_largest, folder, "loss")
+    right.set_yscale("log")
+    right.set_ylabel("training loss")
+    right.set_title(f"Training at batch size {largest:,}", fontsize=11)
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    _save(figure, out)
+
+
+def plot_curves(
+    rows: Sequence[Row], folder: str | pathlib.Path, out: str | pathlib.Path
+) -> None:
+    """Plots training loss and accuracy against steps, one line an optimizer."""
+    figure, (left, right) = _figure(2)
+    _draw_curves(left, rows, folder, "loss")
+    left.set_yscale("log")
+    left.set_ylabel("training loss of each mini-batch, with L2 penalty")
+    _draw_curves(right, rows, folder, "accuracy")
+    right.set_ylabel("training accuracy of each mini-batch, %")
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    _save(figure, out)
+
+
+def main() -> None:
+    """Prints the table of a file of rows and plots its curves."""
+    parser = argparse.ArgumentParser(description="Tables and plots from result rows.")
+    parser.add_argument("results", type=pathlib.Path)
+    parser.add_argument("--out", type=pathlib.Path, help="PNG with the curves")
+    arguments = parser.parse_args()
+    rows = load(arguments.results)
+    print(table(rows))
+    if arguments.out:
+        plot_curves(rows, arguments.results.parent, arguments.out)
+        print(f"Plot: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
