@@ -43,10 +43,11 @@ def scale_by_diagonal_bfgs(
         h \leftarrow \Big| h - \frac{(h s)^2}{s'(h s)} + \frac{y^2}{y's} \Big|,
         \qquad z = \frac{g}{h + \epsilon}.
 
-    The estimate is left alone in steps whose curvature :math:`y's` or whose
-    :math:`s'(h s)` is below ``curvature_eps``. The two corrections are those of the
-    full matrix; spread over a diagonal they are small in high dimensions, so that on
-    networks :math:`h` stays close to ``initial``.
+    A gradient that is not finite gives zero and leaves the state as it was, but for
+    ``num_skipped``. The estimate is left alone in steps whose curvature :math:`y's` or
+    whose :math:`s'(h s)` is below ``curvature_eps``. The two corrections are those of
+    the full matrix; spread over a diagonal they are small in high dimensions, so that
+    on networks :math:`h` stays close to ``initial``.
 
     It is meant to be the ``preconditioner`` of
     :func:`optax_nlcg.scale_by_conjugate_direction`, and works alone as a scaled
@@ -138,7 +139,9 @@ def scale_by_diagonal_bfgs(
         skipped_state = state._replace(
             num_skipped=optax.safe_increment(state.num_skipped)
         )
-        z = tree.map_components(lambda g, h: g / (h + eps), updates, diagonal)
+        z = tree.map_components(
+            lambda g, h: jnp.where(finite, g / (h + eps), 0), updates, diagonal
+        )
         return (
             tree.cast_like(z, params),
             tree.select(finite, new_state, skipped_state),
