@@ -33,7 +33,7 @@ class Config:
       augment: random crops and flips.
       ema_decay: largest decay of the averaged weights that are evaluated.
       eval_statistics: batch statistics to evaluate with: running (the averages kept
-        in training) or recomputed (of the averaged weights, on training images).
+        in training) or recomputed (of the averaged weights, on one more mini-batch).
       seed: of the initial weights, the order of the images and their crops.
       log_every: steps between looks at the metrics; every step's are recorded.
       out: folder for results and curves.
@@ -57,7 +57,7 @@ class Config:
     label_smoothing: float = 0.0
     augment: bool = False
     ema_decay: float = 0.9999
-    eval_statistics: str = "running"
+    eval_statistics: str = "recomputed"
     seed: int = 0
     log_every: int = 10
     out: pathlib.Path = pathlib.Path("runs")

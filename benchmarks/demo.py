@@ -203,7 +203,6 @@ def main() -> None:
             num_validation=NUM_VALIDATION,
             num_epochs=NUM_EPOCHS,
             schedule="cosine",
-            eval_statistics="recomputed",
             optimizer=optimizer,
             batch_size=batch_size,
         )

@@ -25,8 +25,6 @@ from benchmarks.config import Config, named, names
 
 Tree = Any
 
-# Images whose statistics replace the running ones, and images evaluated at a time.
-NUM_STATISTICS = 2048
 EVAL_BATCH = 1000
 
 
@@ -107,6 +105,27 @@ def objective(
     return loss, (accuracy, changed["batch_stats"])
 
 
+def draw_crops(config: Config, step: jax.Array | int) -> data.Crops | None:
+    """Draws the crops of one mini-batch, in the shape (microbatches, microbatch).
+
+    For the mini-batch as a whole, so that no image's crop depends on how the mini-batch
+    is shared out.
+    """
+    if not config.augment:
+        return None
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    crops = data.draw_crops(key, config.batch_size)
+    shape = config.num_microbatches, config.batch_size // config.num_microbatches
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), crops)
+
+
+def take_batch(
+    images: jax.Array, indices: jax.Array, crops: data.Crops | None
+) -> jax.Array:
+    """Takes images out of the data set, as training sees them."""
+    return images[indices] if crops is None else data.take_crops(images, indices, crops)
+
+
 def make_step(
     config: Config,
     model: models.ResNet | models.MLP,
@@ -128,7 +147,6 @@ def make_step(
       and `indices` int32 of shape (num_microbatches, microbatch), sharded over devices.
     """
     per_device = config.microbatches_per_device(mesh.size)
-    shape = config.num_microbatches, config.batch_size // config.num_microbatches
 
     def local_gradient(params, batch_stats, images, labels, indices, crops):
         zeros = jnp.zeros(()), (jnp.zeros(()), batch_stats), params
@@ -141,10 +159,7 @@ def make_step(
 
         def add_microbatch(total, microbatch):
             indices, crops = microbatch
-            if crops is None:
-                batch = images[indices]
-            else:
-                batch = data.take_crops(images, indices, crops)
+            batch = take_batch(images, indices, crops)
             (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(
                 params, batch_stats, model, config, batch, labels[indices]
             )
@@ -169,13 +184,7 @@ def make_step(
     )
 
     def step(state, images, labels, indices):
-        crops = None
-        if config.augment:
-            # Drawn for the mini-batch as a whole, so that no image's crop depends on
-            # how the mini-batch is shared out.
-            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-            crops = data.draw_crops(key, config.batch_size)
-            crops = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), crops)
+        crops = draw_crops(config, state.step)
         loss, (accuracy, batch_stats), grads = gradient(
             state.params, state.batch_stats, images, labels, indices, crops
         )
@@ -203,11 +212,11 @@ def recompute_statistics(
     batch_stats: Tree,
     images: jax.Array,
 ) -> Tree:
-    """Computes the batch statistics of `params` on images as they are evaluated.
+    """Computes the batch statistics that `params` have on these images.
 
-    Averaged weights never saw a mini-batch. The running statistics lag behind as much
-    as the weights, which is near enough in a long run; a run of a few dozen steps ends
-    before they have forgotten where they started, and needs them computed anew.
+    Averaged weights never saw a mini-batch, and the running statistics are averages
+    over a hundred steps. Where weights still move fast, as they do at large batches and
+    learning rates, those are far off.
     """
     _, changed = model.clone(batch_norm_decay=0.0).apply(
         {"params": params, "batch_stats": batch_stats},
@@ -371,9 +380,23 @@ def train(config: Config) -> dict[str, Any]:
             split, name = data.load(config.dataset, "test", config.data_dir), "test"
         statistics = state.batch_stats
         if config.eval_statistics == "recomputed":
-            statistics = jax.jit(partial(recompute_statistics, model))(
-                state.average, statistics, images[:NUM_STATISTICS]
+            # As training would go on: the next mini-batch, each microbatch alone.
+            recompute = jax.jit(
+                lambda state, images, indices, crops: recompute_statistics(
+                    model,
+                    state.average,
+                    state.batch_stats,
+                    take_batch(images, indices, crops),
+                )
             )
+            microbatches = next_indices(total_steps), draw_crops(config, total_steps)
+            parts = [
+                recompute(
+                    state, images, *jax.tree.map(lambda x, i=i: x[i], microbatches)
+                )
+                for i in range(config.num_microbatches)
+            ]
+            statistics = jax.tree.map(lambda *x: sum(x) / len(x), *parts)
         result = evaluate(model, state.average, statistics, split, everywhere)
         final |= {f"{name}_{k}": v for k, v in result.items()}
         if not math.isfinite(final[f"{name}_loss"]):

@@ -16,5 +16,4 @@ def get_config() -> Config:
         batch_size=128,
         num_epochs=30,
         schedule="cosine",
-        eval_statistics="recomputed",
     )
