@@ -104,13 +104,16 @@ def select(condition: jax.Array, on_true: Tree, on_false: Tree) -> Tree:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), on_true, on_false)
 
 
-def check_match(updates: Tree, expected: Tree, *, stage: str) -> None:
-    """Checks that updates have the structure and shapes that a state was made for.
+def check_match(
+    updates: Tree, expected: Tree, *, stage: str, name: str = "updates"
+) -> None:
+    """Checks that a tree has the structure and shapes that a state was made for.
 
     Args:
         updates: the tree given to ``update``.
         expected: a tree in the state, made by ``init`` from the parameters.
         stage: name of the transformation, for the message.
+        name: name of the argument of ``update``, for the message.
 
     Raises:
         ValueError: if they differ; says where.
@@ -118,7 +121,7 @@ def check_match(updates: Tree, expected: Tree, *, stage: str) -> None:
     got, want = jax.tree.structure(updates), jax.tree.structure(expected)
     if got != want:
         raise ValueError(
-            f"{stage}: `updates` has the tree structure\n  {got}\nbut `init` was "
+            f"{stage}: `{name}` has the tree structure\n  {got}\nbut `init` was "
             f"called with parameters of the structure\n  {want}\nCall `init` with the "
             "parameters that the gradient is taken of."
         )
@@ -127,6 +130,6 @@ def check_match(updates: Tree, expected: Tree, *, stage: str) -> None:
         if jnp.shape(x) != jnp.shape(y):
             at = jax.tree_util.keystr(path)
             raise ValueError(
-                f"{stage}: `updates{at}` has shape {jnp.shape(x)} but `init` was "
+                f"{stage}: `{name}{at}` has shape {jnp.shape(x)} but `init` was "
                 f"called with a parameter of shape {jnp.shape(y)} there."
             )
