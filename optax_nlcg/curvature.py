@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Tree = Any
+from optax_nlcg import arguments, tree
+from optax_nlcg.tree import Tree
+
 AxisName = Hashable | Sequence[Hashable]
 
 METHODS = ("hutchinson", "gauss_newton_bartlett", "exact")
@@ -152,14 +154,8 @@ def value_grad_and_hessian_diagonal(
 
         Liu et al., `Sophia <https://arxiv.org/abs/2305.14342>`_, 2023, algorithm 2.
     """
-    if method not in METHODS:
-        raise ValueError(
-            f"`method` must be one of {', '.join(map(repr, METHODS))}, got {method!r}."
-        )
-    if isinstance(num_probes, bool) or not isinstance(num_probes, int):
-        raise TypeError(f"`num_probes` must be an integer, got {num_probes!r}.")
-    if num_probes < 1:
-        raise ValueError(f"`num_probes` must be at least 1, got {num_probes!r}.")
+    arguments.check_choice("method", method, METHODS)
+    arguments.check_number("num_probes", num_probes, low=1, integer=True)
     estimate = {
         "hutchinson": _hutchinson,
         "gauss_newton_bartlett": _gauss_newton_bartlett,
@@ -185,7 +181,7 @@ def value_grad_and_hessian_diagonal(
         )
         if axis_name is not None:
             value, grads, diagonal = jax.lax.pmean((value, grads, diagonal), axis_name)
-        diagonal = jax.tree.map(lambda d, p: d.astype(p.dtype), diagonal, params)
+        diagonal = tree.cast_like(diagonal, params)
         return ((value, aux) if has_aux else value), grads, diagonal
 
     return evaluate
@@ -193,7 +189,7 @@ def value_grad_and_hessian_diagonal(
 
 def _hutchinson(fun, params, key, num_probes, has_aux):
     value_and_grad = _value_and_grad(fun, has_aux)
-    if num_probes == 1:
+    if _is_one(num_probes):
         # A jvp interleaves both passes and keeps no linearisation in memory.
         probe = _rademacher_like(params, jax.random.fold_in(key, 0))
         (value, grads), (_, hvp), aux = jax.jvp(
@@ -294,20 +290,23 @@ def _value_and_grad(fun, has_aux):
 
 def _mean_over_draws(draw, params, key, num_draws):
     """Averages ``draw`` over keys one by one, so that memory does not grow."""
-    if num_draws == 1:
+    if _is_one(num_draws):
         return draw(jax.random.fold_in(key, 0))
 
-    def step(total, i):
-        total = jax.tree.map(jnp.add, total, draw(jax.random.fold_in(key, i)))
-        return total, None
+    def add_draw(i, total):
+        return jax.tree.map(jnp.add, total, draw(jax.random.fold_in(key, i)))
 
     def wide_zeros(x):
         return jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32))
 
-    total, _ = jax.lax.scan(
-        step, jax.tree.map(wide_zeros, params), jnp.arange(num_draws)
-    )
+    zeros = jax.tree.map(wide_zeros, params)
+    total = jax.lax.fori_loop(0, num_draws, add_draw, zeros)
     return jax.tree.map(lambda x: x / num_draws, total)
+
+
+def _is_one(num_probes):
+    """Whether it is known to be one; ``optax.inject_hyperparams`` makes it an array."""
+    return not isinstance(num_probes, jax.Array) and num_probes == 1
 
 
 def _rademacher_like(params, key):
