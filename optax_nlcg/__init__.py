@@ -7,9 +7,19 @@ from optax_nlcg.beta import BetaRule as BetaRule
 from optax_nlcg.beta import InnerProducts as InnerProducts
 from optax_nlcg.bfgs import DiagonalBfgsState as DiagonalBfgsState
 from optax_nlcg.bfgs import scale_by_diagonal_bfgs as scale_by_diagonal_bfgs
+from optax_nlcg.curvature import hessian_diagonal as hessian_diagonal
+from optax_nlcg.curvature import (
+    value_grad_and_hessian_diagonal as value_grad_and_hessian_diagonal,
+)
 from optax_nlcg.direction import ConjugateDirectionState as ConjugateDirectionState
 from optax_nlcg.direction import (
     scale_by_conjugate_direction as scale_by_conjugate_direction,
+)
+from optax_nlcg.hessian_preconditioner import (
+    HessianDiagonalState as HessianDiagonalState,
+)
+from optax_nlcg.hessian_preconditioner import (
+    scale_by_hessian_diagonal as scale_by_hessian_diagonal,
 )
 from optax_nlcg.loss_search import LossLineSearchState as LossLineSearchState
 from optax_nlcg.loss_search import (

@@ -1,0 +1,274 @@
+"""A preconditioner from the Hessian's diagonal."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_nlcg import arguments, tree
+from optax_nlcg.curvature import METHODS, hessian_diagonal
+from optax_nlcg.tree import Tree
+
+_ABSENT: Any = object()
+
+
+class HessianDiagonalState(NamedTuple):
+    """State of :func:`scale_by_hessian_diagonal`.
+
+    Scalars have the widest real dtype of the parameters, at least float32.
+
+    Attributes:
+        count: number of steps, int32 scalar.
+        num_refreshes: number of diagonals that entered the average, int32 scalar.
+        num_skipped: number of diagonals dropped because they were not finite, int32
+            scalar.
+        average: average of the diagonals, like the parameters, in units of the
+            curvature; a complex leaf holds the entry of the real part in its real part
+            and that of the imaginary part in its imaginary part.
+        curvature_mean: mean of the average's absolute values, scalar; 0 before the
+            first diagonal.
+        preconditioner_min: least entry of :math:`P`, scalar.
+        preconditioner_mean: mean of the entries of :math:`P`, scalar.
+        preconditioner_max: greatest entry of :math:`P`, scalar.
+    """
+
+    count: jax.typing.ArrayLike
+    num_refreshes: jax.typing.ArrayLike
+    num_skipped: jax.typing.ArrayLike
+    average: Tree
+    curvature_mean: jax.Array
+    preconditioner_min: jax.Array
+    preconditioner_mean: jax.Array
+    preconditioner_max: jax.Array
+
+
+def scale_by_hessian_diagonal(
+    estimator: str | None = "hutchinson",
+    decay: float = 0.9,
+    update_every: int = 10,
+    num_probes: int = 1,
+    floor: float = 0.03,
+    damping: float = 0.0,
+    power: float = 1.0,
+    normalize: bool = True,
+    averaging: str = "row_norm",
+    average_spatial: bool = False,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Divides by a running average of the Hessian's diagonal.
+
+    With :math:`\bar d` the average of the estimates so far and :math:`m` the mean of
+    its absolute values over all parameters,
+
+    .. math::
+
+        a_i = \max(|\bar d_i| / m,\ \mathrm{floor}), \qquad
+        P_i = (a_i + \mathrm{damping})^{-\mathrm{power}}, \qquad z = P g .
+
+    A typical entry of :math:`P` is of order one, so that a learning rate keeps its
+    meaning; with ``normalize=False`` :math:`P` has the scale of the inverse Hessian:
+    :math:`m^{-\mathrm{power}}` times the same. Until the first estimate :math:`P` is
+    the identity.
+
+    There are two ways to provide estimates, with the same results.
+
+    The fast one: the training loop has two compiled steps. One of them, run on every
+    tenth step or so, calls :func:`optax_nlcg.value_grad_and_hessian_diagonal` and
+    passes ``update(..., hessian_diagonal=diagonal)``; the other passes ``None`` or
+    nothing.
+
+    The convenient one: pass ``update(..., value_fn=value_fn)``, this batch's loss as a
+    function of the parameters, at every step, and no ``hessian_diagonal``. On every
+    ``update_every``-th step, the first included, the stage estimates the diagonal at
+    ``params``, with the key ``jax.random.fold_in(jax.random.key(seed), step)``. Both
+    steps are in one program; on CPU a branch makes XLA's convolutions slow.
+
+    An estimate that is not finite is dropped and counted.
+
+    Args:
+        estimator: ``"hutchinson"``, ``"gauss_newton_bartlett"`` (``value_fn`` then
+            returns ``(value, logits)``) or ``"exact"``, for the convenient way;
+            ``None``: estimates are only ever given, even where another stage needs
+            ``value_fn``.
+        decay: decay of the average from one estimate to the next, in [0, 1); corrected
+            for its start, so that the first estimate counts in full.
+        update_every: steps from one estimate to the next, for the convenient way.
+        num_probes: probes averaged in one estimate, for the convenient way.
+        floor: least curvature relative to the mean, positive: no step along a
+            direction is more than ``1 / floor`` times that of the mean curvature.
+        damping: added to the curvature relative to the mean.
+        power: exponent; 1 for Newton's scaling, 0.5 for a gentler one.
+        normalize: whether :math:`P` is relative to the mean curvature.
+        averaging: ``"signed"`` averages the estimates themselves: of Hutchinson's it
+            tends to the diagonal, but slowly. ``"row_norm"`` takes the root of the
+            average of their squares, as AdaHessian does: of Hutchinson's it tends to
+            the norm of the Hessian's row, :math:`\sqrt{\sum_j H_{ij}^2}`.
+        average_spatial: whether an estimate is averaged over the spatial axes of
+            convolution kernels: all but the last two axes of arrays with four or more.
+        seed: seed of the probes, for the convenient way.
+
+    Returns:
+        The transformation. Its state holds one copy of the parameters.
+
+    Raises:
+        ValueError: if an argument is out of range; in ``update`` if ``params`` is
+            missing where an estimate is due, or a diagonal does not match.
+        TypeError: if an argument has the wrong type.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax, optax_nlcg
+        >>> def f(x): return jnp.sum(jnp.array([1., 1e4]) * x**2)
+        >>> tx = optax.chain(
+        ...     optax_nlcg.scale_by_conjugate_direction(
+        ...         optax_nlcg.scale_by_hessian_diagonal(floor=1e-6, normalize=False)
+        ...     ),
+        ...     optax.scale_by_learning_rate(1.0),
+        ... )
+        >>> x = jnp.array([1., 1.])
+        >>> state = tx.init(x)
+        >>> updates, state = tx.update(jax.grad(f)(x), state, x, value_fn=f)
+        >>> bool(f(optax.apply_updates(x, updates)) < 1e-6)  # one step of Newton's
+        True
+
+    References:
+        Yao et al., `AdaHessian <https://arxiv.org/abs/2006.00719>`_, 2021, equations
+        7 to 10.
+
+        Liu et al., `Sophia <https://arxiv.org/abs/2305.14342>`_, 2023.
+    """
+    stage = "scale_by_hessian_diagonal"
+    if estimator is not None:
+        arguments.check_choice("estimator", estimator, METHODS)
+    arguments.check_number("decay", decay, low=0, high=1, high_open=True)
+    arguments.check_number("update_every", update_every, low=1, integer=True)
+    arguments.check_number("num_probes", num_probes, low=1, integer=True)
+    arguments.check_number("floor", floor, low=0, low_open=True)
+    arguments.check_number("damping", damping, low=0)
+    arguments.check_number("power", power, low=0)
+    arguments.check_choice("averaging", averaging, ("signed", "row_norm"))
+    arguments.check_number("seed", seed, integer=True)
+    for name, value in {
+        "normalize": normalize,
+        "average_spatial": average_spatial,
+    }.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+
+    def init_fn(params: Tree) -> Tree:
+        dtype = tree.scalar_dtype(params)
+        return HessianDiagonalState(
+            count=jnp.zeros((), jnp.int32),
+            num_refreshes=jnp.zeros((), jnp.int32),
+            num_skipped=jnp.zeros((), jnp.int32),
+            average=optax.tree.zeros_like(params),
+            curvature_mean=jnp.zeros((), dtype),
+            preconditioner_min=jnp.ones((), dtype),
+            preconditioner_mean=jnp.ones((), dtype),
+            preconditioner_max=jnp.ones((), dtype),
+        )
+
+    def factor(d: jax.Array, mean: jax.Array) -> jax.Array:
+        """Entries of P for one leaf of the average."""
+        safe_mean = jnp.where(mean > 0, mean, 1)
+        relative = jnp.maximum(jnp.abs(d) / safe_mean, floor) + damping
+        p = relative**-power
+        if not normalize:
+            p = p * safe_mean**-power
+        return jnp.where(mean > 0, p, 1)
+
+    def average_in(state: HessianDiagonalState, diagonal: Tree) -> HessianDiagonalState:
+        dtype = state.curvature_mean.dtype
+        num_refreshes = optax.safe_increment(state.num_refreshes)
+        # The weight for which the average needs no correction for its start.
+        weight = (1 - decay) / (1 - jnp.asarray(decay, dtype) ** num_refreshes)
+
+        def blend(old, new):
+            old, new = old.astype(dtype), new.astype(dtype)
+            if averaging == "row_norm":
+                squares = (1 - weight) * old**2 + weight * spatial_mean(new**2)
+                return jnp.sqrt(squares)
+            return (1 - weight) * old + weight * spatial_mean(new)
+
+        def spatial_mean(new):
+            if not (average_spatial and new.ndim >= 4):
+                return new
+            return jnp.mean(new, axis=tuple(range(new.ndim - 2)), keepdims=True)
+
+        average = tree.map_components(blend, state.average, diagonal)
+        average = tree.cast_like(average, state.average)
+        leaves = _components(average)
+        size = max(1, sum(leaf.size for leaf in leaves))
+        zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
+        mean = sum((jnp.sum(jnp.abs(x.astype(dtype))) for x in leaves), zero) / size
+        factors = [factor(leaf.astype(dtype), mean) for leaf in leaves]
+        new_state = state._replace(
+            num_refreshes=num_refreshes,
+            average=average,
+            curvature_mean=mean,
+            preconditioner_min=jnp.stack([jnp.min(p) for p in factors] or [one]).min(),
+            preconditioner_mean=sum((jnp.sum(p) for p in factors), zero) / size,
+            preconditioner_max=jnp.stack([jnp.max(p) for p in factors] or [one]).max(),
+        )
+        skipped_state = state._replace(
+            num_skipped=optax.safe_increment(state.num_skipped)
+        )
+        return tree.select(jnp.isfinite(mean), new_state, skipped_state)
+
+    def update_fn(
+        updates: Tree,
+        state: Tree,
+        params: Tree = None,
+        *,
+        value_fn: Any = None,
+        hessian_diagonal: Tree = _ABSENT,
+        **extra_args: Any,
+    ) -> tuple[Tree, Tree]:
+        del extra_args
+        tree.check_match(updates, state.average, stage=stage)
+        if hessian_diagonal is _ABSENT:
+            if estimator is not None and value_fn is not None:
+                state = refresh_when_due(state, params, value_fn, estimator)
+        elif hessian_diagonal is not None:
+            tree.check_match(
+                hessian_diagonal, state.average, stage=stage, name="hessian_diagonal"
+            )
+            state = average_in(state, hessian_diagonal)
+        state = state._replace(count=optax.safe_increment(state.count))
+
+        mean = state.curvature_mean
+        z = tree.map_components(
+            lambda g, d: g * factor(d.astype(mean.dtype), mean), updates, state.average
+        )
+        return tree.cast_like(z, updates if params is None else params), state
+
+    def refresh_when_due(state, params, value_fn, method):
+        arguments.require(
+            stage,
+            "params",
+            params,
+            what="the parameters at which the curvature is wanted",
+            how="update(grads, state, params, value_fn=value_fn)",
+        )
+
+        def refresh(state):
+            key = jax.random.fold_in(jax.random.key(seed), state.count)
+            diagonal = hessian_diagonal(
+                value_fn, params, key, method=method, num_probes=num_probes
+            )
+            return average_in(state, diagonal)
+
+        due = state.count % update_every == 0
+        return jax.lax.cond(due, refresh, lambda state: state, state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _components(values: Tree) -> list[jax.Array]:
+    """The leaves that are not empty; of a complex one the real and imaginary parts."""
+    leaves = [leaf for leaf in jax.tree.leaves(values) if leaf.size]
+    return [
+        part
+        for x in leaves
+        for part in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))
+    ]
