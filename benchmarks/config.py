@@ -27,6 +27,8 @@ class Config:
       num_microbatches: parts of a mini-batch with batch statistics of their own
         ("virtual workers"), shared out evenly over the devices.
       num_devices: how many to use; None: all.
+      refresh_every: steps from one estimate of the Hessian's diagonal to the next, for
+        optimizers that use one.
       num_epochs: length of the run in passes over the training set.
       l2: coefficient of half the sum of squares of the parameters, in the objective.
       label_smoothing: probability spread evenly over the classes.
@@ -52,6 +54,7 @@ class Config:
     batch_size: int = 128
     num_microbatches: int = 1
     num_devices: int | None = None
+    refresh_every: int = 10
     num_epochs: float = 30.0
     l2: float = 2e-4
     label_smoothing: float = 0.0
@@ -72,7 +75,13 @@ class Config:
         return self.learning_rate
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_microbatches", "num_epochs", "log_every"):
+        for name in (
+            "batch_size",
+            "num_microbatches",
+            "refresh_every",
+            "num_epochs",
+            "log_every",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("num_validation", "l2", "seed", "peak_learning_rate"):

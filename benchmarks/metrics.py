@@ -29,8 +29,15 @@ def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
         )
         return [value for _, value in found]
 
-    scalars = {name: values(name) for name in ("beta", "scale", "num_skipped")}
+    names = "beta", "scale", "num_skipped"
+    names += "preconditioner_min", "preconditioner_mean", "preconditioner_max"
+    scalars = {name: values(name) for name in names}
     return {name: sum(found) for name, found in scalars.items() if found}
+
+
+def flops(compiled: jax.stages.Compiled) -> float:
+    """Floating-point operations of a compiled program, by XLA's count."""
+    return compiled.cost_analysis()["flops"]
 
 
 class CurveWriter:

@@ -18,6 +18,7 @@ from optax_nlcg import (
     nlcg,
     reference,
     scale_by_diagonal_bfgs,
+    scale_by_hessian_diagonal,
     scale_by_online_line_search,
     scale_by_step_line_search,
 )
@@ -54,6 +55,11 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "nlcg_fr": _fletcher_reeves,
     "nlcg_fr_step": partial(_fletcher_reeves, line_search=scale_by_step_line_search()),
     "nlcg_fr_bfgs": partial(_fletcher_reeves, preconditioner=scale_by_diagonal_bfgs()),
+    # Curvature from the Hessian in place of BFGS.
+    "nlcg_hutchinson": partial(
+        nlcg, preconditioner=scale_by_hessian_diagonal(estimator=None)
+    ),
+    "nlcg_gnb": partial(nlcg, preconditioner=scale_by_hessian_diagonal(estimator=None)),
     # The authors' code as it runs.
     "ml_ncg": reference.ml_ncg,
     "sgd": optax.sgd,
@@ -66,6 +72,10 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     ),
     "lamb": optax.lamb,
 }
+
+# Which estimate of the Hessian's diagonal an optimizer is given, every
+# `refresh_every` steps.
+ESTIMATORS = {"nlcg_hutchinson": "hutchinson", "nlcg_gnb": "gauss_newton_bartlett"}
 
 
 def build(

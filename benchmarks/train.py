@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import data, metrics, models, optimizers, schedules
 from benchmarks.config import Config, named, names
+from optax_nlcg import value_grad_and_hessian_diagonal
 
 Tree = Any
 
@@ -83,13 +84,13 @@ def objective(
     config: Config,
     images: jax.Array,
     labels: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+) -> tuple[jax.Array, tuple[jax.Array, tuple[jax.Array, Tree]]]:
     """Mean cross-entropy plus L2 penalty, of one microbatch.
 
     The penalty is part of the objective so that a line search sees it.
 
     Returns:
-      The objective; accuracy and the new running statistics.
+      The objective; logits; accuracy and the new running statistics.
     """
     logits, changed = model.apply(
         {"params": params, "batch_stats": batch_stats},
@@ -102,7 +103,14 @@ def objective(
     loss = jnp.mean(optax.softmax_cross_entropy(logits, targets))
     loss += 0.5 * config.l2 * models.squared_norm(params)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
-    return loss, (accuracy, changed["batch_stats"])
+    return loss, (logits, (accuracy, changed["batch_stats"]))
+
+
+def step_keys(config: Config, step: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    """Keys of one mini-batch: of its crops, and of each microbatch's probe."""
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    key_crops, key_probes = jax.random.split(key)
+    return key_crops, jax.random.split(key_probes, config.num_microbatches)
 
 
 def draw_crops(config: Config, step: jax.Array | int) -> data.Crops | None:
@@ -113,8 +121,7 @@ def draw_crops(config: Config, step: jax.Array | int) -> data.Crops | None:
     """
     if not config.augment:
         return None
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
-    crops = data.draw_crops(key, config.batch_size)
+    crops = data.draw_crops(step_keys(config, step)[0], config.batch_size)
     shape = config.num_microbatches, config.batch_size // config.num_microbatches
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), crops)
 
@@ -131,6 +138,7 @@ def make_step(
     model: models.ResNet | models.MLP,
     tx: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
+    estimator: str | None = None,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """Makes the function that trains on one mini-batch.
 
@@ -142,14 +150,20 @@ def make_step(
     belong to a microbatch: written per device they are local by construction, and the
     gradient crosses the network once a step instead of once a microbatch.
 
+    With an `estimator` it is the dearer step that also estimates the diagonal of the
+    Hessian, by a probe of its own for every microbatch, and hands it to the optimizer.
+    It is a program of its own because a branch in the common one would cost more: XLA
+    runs convolutions under a condition slowly on some platforms.
+
     Returns:
       step(state, images, labels, indices) -> (state, metrics), with the whole data set
       and `indices` int32 of shape (num_microbatches, microbatch), sharded over devices.
     """
     per_device = config.microbatches_per_device(mesh.size)
 
-    def local_gradient(params, batch_stats, images, labels, indices, crops):
-        zeros = jnp.zeros(()), (jnp.zeros(()), batch_stats), params
+    def local_gradient(params, batch_stats, images, labels, indices, crops, keys):
+        diagonal = None if estimator is None else params
+        zeros = jnp.zeros(()), (jnp.zeros(()), batch_stats), params, diagonal
         zeros = jax.tree.map(jnp.zeros_like, zeros)
         # Varying parameters have a gradient of their own on each device. That of
         # replicated ones would be summed over devices at once, in every microbatch.
@@ -158,38 +172,53 @@ def make_step(
         )
 
         def add_microbatch(total, microbatch):
-            indices, crops = microbatch
+            indices, crops, key = microbatch
             batch = take_batch(images, indices, crops)
-            (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(
-                params, batch_stats, model, config, batch, labels[indices]
-            )
-            return jax.tree.map(jnp.add, total, (loss, aux, grads)), None
+            args = params, batch_stats, model, config, batch, labels[indices]
+            if estimator is None:
+                evaluate = jax.value_and_grad(objective, has_aux=True)
+                (loss, aux), grads = evaluate(*args)
+                diagonal = None
+            else:
+                evaluate = value_grad_and_hessian_diagonal(
+                    objective, method=estimator, has_aux=True
+                )
+                (loss, aux), grads, diagonal = evaluate(*args, key=key)
+            if estimator != "gauss_newton_bartlett":  # which keeps the logits
+                _, aux = aux
+            return jax.tree.map(jnp.add, total, (loss, aux, grads, diagonal)), None
 
         if per_device == 1 or jax.default_backend() == "cpu":
             # XLA's CPU backend runs convolutions that it met inside a loop 20 to 40
             # times slower, even if the loop is gone in the end.
             total = zeros
             for i in range(per_device):
-                microbatch = jax.tree.map(lambda x, i=i: x[i], (indices, crops))
+                microbatch = jax.tree.map(lambda x, i=i: x[i], (indices, crops, keys))
                 total, _ = add_microbatch(total, microbatch)
         else:
-            total, _ = jax.lax.scan(add_microbatch, zeros, (indices, crops))
+            total, _ = jax.lax.scan(add_microbatch, zeros, (indices, crops, keys))
         return jax.lax.pmean(jax.tree.map(lambda x: x / per_device, total), "data")
 
     gradient = jax.shard_map(
         local_gradient,
         mesh=mesh,
-        in_specs=(P(), P(), P(), P(), P("data"), P("data")),
+        in_specs=(P(), P(), P(), P(), P("data"), P("data"), P("data")),
         out_specs=P(),
     )
 
     def step(state, images, labels, indices):
         crops = draw_crops(config, state.step)
-        loss, (accuracy, batch_stats), grads = gradient(
-            state.params, state.batch_stats, images, labels, indices, crops
+        _, keys = step_keys(config, state.step)
+        loss, (accuracy, batch_stats), grads, diagonal = gradient(
+            state.params, state.batch_stats, images, labels, indices, crops, keys
         )
         updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, value=loss, grad=grads
+            grads,
+            state.opt_state,
+            state.params,
+            value=loss,
+            grad=grads,
+            hessian_diagonal=diagonal,
         )
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
@@ -334,8 +363,19 @@ def train(config: Config) -> dict[str, Any]:
     start = time.perf_counter()
     init = partial(init_state, model, tx, dataset.image_shape)
     state = jax.jit(init, out_shardings=everywhere)(jax.random.key(config.seed))
-    step_fn = jax.jit(make_step(config, model, tx, mesh), donate_argnums=0)
-    step_fn = step_fn.lower(state, images, labels, next_indices(0)).compile()
+    inputs = state, images, labels, next_indices(0)
+
+    def compile_step(estimator: str | None) -> jax.stages.Compiled:
+        step = make_step(config, model, tx, mesh, estimator)
+        return jax.jit(step, donate_argnums=0).lower(*inputs).compile()
+
+    step_fn = compile_step(None)
+    estimator = optimizers.ESTIMATORS.get(config.optimizer)
+    # What a step costs in gradients: 1, and more where it estimates curvature.
+    refresh_fn, refresh_cost = step_fn, 1.0
+    if estimator is not None:
+        refresh_fn = compile_step(estimator)
+        refresh_cost = metrics.flops(refresh_fn) / metrics.flops(step_fn)
     compile_seconds = time.perf_counter() - start
 
     # ---- Training ---------------------------------------------------------------
@@ -345,9 +385,13 @@ def train(config: Config) -> dict[str, Any]:
     curve = metrics.CurveWriter(config.out / f"{run}.jsonl", config.tensorboard)
     progress = metrics.Progress(run, total_steps, config.progress)
     status, pending, last = "finished", [], {}
+    refreshes = 0
     start = time.perf_counter()
     for step in range(total_steps):
-        state, scalars = step_fn(state, images, labels, next_indices(step))
+        refresh = estimator is not None and step % config.refresh_every == 0
+        refreshes += refresh
+        run_step = refresh_fn if refresh else step_fn
+        state, scalars = run_step(state, images, labels, next_indices(step))
         pending.append(scalars)
         # The device is waited for only here; in between, steps queue up behind it.
         if len(pending) < config.log_every and step + 1 < total_steps:
@@ -412,6 +456,7 @@ def train(config: Config) -> dict[str, Any]:
         "status": status,
         **{name: metrics.finite(value) for name, value in final.items()},
         "num_steps": steps_done,
+        "gradient_equivalents": round(steps_done + refreshes * (refresh_cost - 1), 1),
         "num_parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "seconds": round(seconds, 3),
         "images_per_second": round(steps_done * config.batch_size / seconds, 1),
