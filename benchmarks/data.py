@@ -131,13 +131,13 @@ def load(name: str, split: str, data_dir: str | pathlib.Path = "data") -> Split:
 def _load_digits(split: str) -> Split:
     from sklearn import datasets
 
-    digits = datasets.load_digits()
+    pixels, labels = datasets.load_digits(return_X_y=True)
     # Gray levels 0..16, which uint8 holds exactly.
-    images = digits.images.astype(np.uint8)[..., None]
+    images = np.asarray(pixels).astype(np.uint8).reshape(-1, 8, 8, 1)
     order = np.random.default_rng(0).permutation(len(images))
     train = DATASETS["digits"].num_train
     part = order[:train] if split == "train" else order[train:]
-    return Split(images[part], digits.target[part].astype(np.int32))
+    return Split(images[part], np.asarray(labels)[part].astype(np.int32))
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -180,6 +180,15 @@ def _read_cifar(path: pathlib.Path, wanted: DatasetInfo) -> Split:
     return Split(np.ascontiguousarray(images), labels.astype(np.int32))
 
 
+def check_num_validation(num_validation: int, num_train: int) -> None:
+    """Raises ValueError unless so many images can be held out of `num_train`."""
+    if not 0 <= num_validation < num_train:
+        raise ValueError(
+            f"num_validation must be in [0, {num_train - 1}] for this training set, "
+            f"got {num_validation}"
+        )
+
+
 def hold_out(train: Split, num_validation: int) -> tuple[Split, Split]:
     """Splits a training set into a smaller one and a validation set.
 
@@ -187,11 +196,7 @@ def hold_out(train: Split, num_validation: int) -> tuple[Split, Split]:
     of a run, so that every trial of a search sees the same validation set.
     """
     size = len(train.labels)
-    if not 0 <= num_validation < size:
-        raise ValueError(
-            f"num_validation must be in [0, {size - 1}] for this training set, "
-            f"got {num_validation}"
-        )
+    check_num_validation(num_validation, size)
     order = np.random.default_rng(0).permutation(size)
     # Sorted: the smaller set keeps the order of the files.
     parts = np.sort(order[num_validation:]), np.sort(order[:num_validation])

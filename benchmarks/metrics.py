@@ -1,18 +1,20 @@
 """What a run records: curves, result rows and the circumstances they came from."""
 
 import datetime
+import functools
 import importlib.metadata
 import json
+import operator
 import os
 import pathlib
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import optax
-import tqdm
 
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "optax-nlcg")
 
@@ -32,7 +34,11 @@ def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
     names = "beta", "scale", "num_skipped"
     names += "preconditioner_min", "preconditioner_mean", "preconditioner_max"
     scalars = {name: values(name) for name in names}
-    return {name: sum(found) for name, found in scalars.items() if found}
+    return {
+        name: functools.reduce(operator.add, found)
+        for name, found in scalars.items()
+        if found
+    }
 
 
 def flops(compiled: jax.stages.Compiled) -> float:
@@ -87,7 +93,13 @@ class Progress:
     """A progress bar with the latest metrics behind it."""
 
     def __init__(self, title: str, total: int, shown: bool):
-        self._bar = tqdm.tqdm(total=total, desc=title, disable=not shown)
+        import tqdm
+
+        # A log file gets a line now and then, a terminal a moving bar.
+        interval = 0.1 if sys.stderr.isatty() else 5.0
+        self._bar = tqdm.tqdm(
+            total=total, desc=title, disable=not shown, mininterval=interval
+        )
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Moves the bar to `step` done."""
@@ -104,7 +116,7 @@ class Progress:
 def environment(num_devices: int) -> dict[str, Any]:
     """Describes where a result came from: device, versions, commit and date."""
     device = jax.devices()[0]
-    versions = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -216,12 +216,15 @@ def plot_demo(
     """Plots accuracy against batch size, and training at the largest batch."""
     figure, (left, right) = _figure(2)
     _draw_batch_sizes(left, rows)
-    left.set_title("Test accuracy, same number of epochs", fontsize=11)
+    seeds = len({row["config"]["seed"] for row in rows})
+    left.set_title(
+        f"Same number of epochs; mean and deviation of {seeds} seeds", fontsize=11
+    )
     largest = max(row["config"]["batch_size"] for row in rows)
     of_largest = [row for row in rows if row["config"]["batch_size"] == largest]
     _draw_curves(right, of_largest, folder, "loss")
     right.set_yscale("log")
-    right.set_ylabel("training loss")
+    right.set_ylabel("training loss with L2 penalty")
     right.set_title(f"Training at batch size {largest:,}", fontsize=11)
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)

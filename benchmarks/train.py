@@ -264,7 +264,7 @@ def evaluate_batch(
     labels: jax.Array,
 ) -> dict[str, jax.Array]:
     """Sums cross-entropy and right answers over a batch; label -1 is padding."""
-    logits = model.apply(
+    logits: Any = model.apply(
         {"params": params, "batch_stats": batch_stats},
         data.standardize(images, model.dtype),
         train=False,
@@ -336,6 +336,7 @@ def train(config: Config) -> dict[str, Any]:
     dataset = data.info(config.dataset)
     dtype = models.platform_dtype(config.dtype)
     model = models.build(config.model, dataset.num_classes, dtype)
+    data.check_num_validation(config.num_validation, dataset.num_train)
     total_steps = num_steps(config, dataset.num_train - config.num_validation)
     schedule = schedules.build(config.schedule, config.peak_learning_rate, total_steps)
     rates = jax.vmap(lambda step: jnp.asarray(schedule(step)))(jnp.arange(total_steps))
@@ -491,6 +492,7 @@ def main() -> None:
             Config,
             default=named(chosen.config),
             args=rest,
+            prog="python -m benchmarks.train",
             description=f"Trains a network. --config: {', '.join(names())}.",
         )
         row = train(config)

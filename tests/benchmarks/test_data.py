@@ -1,0 +1,160 @@
+"""Reading, order and augmentation of the benchmarks' images."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import data
+
+
+def write_cifar100(folder, split, num_images, **changes):
+    """Writes one file in the layout of the official CIFAR-100."""
+    rng = np.random.default_rng(len(split))
+    content = {
+        b"data": rng.integers(0, 256, (num_images, 3072), dtype=np.uint8),
+        b"fine_labels": [i % 100 for i in range(num_images)],
+    }
+    content |= {name.encode(): value for name, value in changes.items()}
+    folder.mkdir(exist_ok=True)
+    (folder / split).write_bytes(pickle.dumps(content, protocol=2))
+    return content
+
+
+@pytest.fixture
+def cifar100(tmp_path, monkeypatch):
+    """A complete but tiny CIFAR-100."""
+    tiny = data.DATASETS["cifar100"]._replace(num_train=20, num_test=10)
+    monkeypatch.setitem(data.DATASETS, "cifar100", tiny)
+    folder = tmp_path / "cifar-100-python"
+    write_cifar100(folder, "test", 10)
+    return folder, write_cifar100(folder, "train", 20)
+
+
+def test_digits_are_all_there_and_apart():
+    train, test = data.load("digits", "train"), data.load("digits", "test")
+    assert train.images.shape == (1437, 8, 8, 1)
+    assert test.images.shape == (360, 8, 8, 1)
+    assert train.images.dtype == np.uint8
+    assert train.images.max() == 16
+    assert set(train.labels) == set(test.labels) == set(range(10))
+
+
+def test_cifar_rows_become_images(cifar100):
+    folder, content = cifar100
+    train = data.load("cifar100", "train", folder.parent)
+    assert train.images.shape == (20, 32, 32, 3)
+    assert train.labels.tolist() == content[b"fine_labels"]
+    # A row is the red plane, then green, then blue, each by rows.
+    pixels = content[b"data"]
+    assert train.images[3, 5, 7, 2] == pixels[3, 2 * 1024 + 5 * 32 + 7]
+
+
+def test_missing_file_says_what_to_download(cifar100):
+    folder, _ = cifar100
+    (folder / "test").unlink()
+    with pytest.raises(FileNotFoundError, match=r"missing test\. Download https://"):
+        data.load("cifar100", "train", folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": np.zeros((20, 3072), np.float32)}, "float32 .* expected uint8"),
+        ({"data": np.zeros((20, 3000), np.uint8)}, r"\(20, 3000\), expected"),
+        ({"fine_labels": [100] * 20}, r"range over \[100, 100\], expected \[0, 99\]"),
+        ({"fine_labels": [0] * 19}, "expected 20 integers"),
+        ({"data": pickle.Pickler}, "refuses"),
+    ],
+)
+def test_damaged_file_is_refused(cifar100, changes, message):
+    folder, _ = cifar100
+    write_cifar100(folder, "train", 20, **changes)
+    with pytest.raises(ValueError, match=message):
+        data.load("cifar100", "train", folder.parent)
+
+
+def test_truncated_file_is_refused(cifar100):
+    folder, _ = cifar100
+    content = (folder / "train").read_bytes()
+    (folder / "train").write_bytes(content[:1000])
+    with pytest.raises(ValueError, match="not an official CIFAR batch"):
+        data.load("cifar100", "train", folder.parent)
+
+
+def test_wrong_number_of_images_is_refused(cifar100):
+    folder, _ = cifar100
+    write_cifar100(folder, "train", 19)
+    with pytest.raises(ValueError, match=r"has 19 images .* expected 20"):
+        data.load("cifar100", "train", folder.parent)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="known: digits, cifar10, cifar100"):
+        data.load("mnist", "train")
+    with pytest.raises(ValueError, match="'train' or 'test'"):
+        data.load("digits", "validation")
+
+
+def test_held_out_images_are_apart_and_always_the_same():
+    images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
+    train = data.Split(images, np.arange(50, dtype=np.int32))
+    rest, held_out = data.hold_out(train, 12)
+    assert len(held_out.labels) == 12
+    assert sorted([*rest.labels, *held_out.labels]) == list(range(50))
+    np.testing.assert_array_equal(rest.images.ravel(), rest.labels)
+    np.testing.assert_array_equal(data.hold_out(train, 12)[1].labels, held_out.labels)
+    with pytest.raises(ValueError, match=r"must be in \[0, 49\].*got 50"):
+        data.hold_out(train, 50)
+
+
+@pytest.mark.parametrize("batch_size", [3, 10, 25])
+def test_indices_are_a_stream_of_permutations(batch_size):
+    steps = 60 // batch_size + 1
+    stream = np.concatenate(
+        [data.batch_indices(1, step, batch_size, 10) for step in range(steps)]
+    )
+    epochs = stream[:60].reshape(6, 10)
+    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(10), (6, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert len({tuple(data.batch_indices(seed, 0, 10, 10)) for seed in range(5)}) == 5
+
+
+def test_indices_depend_on_nothing_but_seed_and_step():
+    first = data.batch_indices(3, 7, 16, 50)
+    data._permutation.cache_clear()
+    data.batch_indices(4, 1, 16, 50)
+    np.testing.assert_array_equal(first, data.batch_indices(3, 7, 16, 50))
+
+
+def test_crops_match_numpy():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, 12, 10, 3), dtype=np.uint8)
+    indices = rng.integers(0, 9, 200)
+    crops = data.draw_crops(jax.random.key(0), 200)
+    assert set(np.unique(crops.offsets)) == set(range(9))
+    assert 60 < np.sum(crops.flips) < 140
+
+    padded = np.pad(images, [(0, 0), (4, 4), (4, 4), (0, 0)])
+    expected = []
+    for index, (row, column), flip in zip(indices, *map(np.array, crops), strict=True):
+        cut = padded[index, row : row + 12, column : column + 10]
+        expected.append(cut[:, ::-1] if flip else cut)
+    taken = jax.jit(data.take_crops)(jnp.asarray(images), jnp.asarray(indices), crops)
+    assert taken.dtype == jnp.uint8
+    np.testing.assert_array_equal(taken, np.array(expected))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_standardized_images_have_mean_0_and_deviation_1(dtype):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    images[0] = 7  # A constant image must not divide by zero.
+    result = data.standardize(jnp.asarray(images), dtype)
+    assert result.dtype == dtype
+    flat = np.asarray(result, np.float64).reshape(5, -1)
+    np.testing.assert_array_equal(flat[0], 0)
+    tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
+    np.testing.assert_allclose(flat[1:].mean(1), 0, atol=tolerance)
+    np.testing.assert_allclose(flat[1:].std(1), 1, atol=tolerance)

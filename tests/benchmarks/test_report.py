@@ -1,0 +1,71 @@
+"""Tables and plots from rows alone."""
+
+import json
+
+import pytest
+
+from benchmarks import report
+
+
+@pytest.fixture
+def rows(tmp_path):
+    rows = []
+    for optimizer, accuracy in (("nlcg", 0.9), ("sgd", 0.8)):
+        for batch_size in (64, 256):
+            for seed in (0, 1):
+                curve = f"{optimizer}-{batch_size}-{seed}.jsonl"
+                lines = [
+                    {"step": k, "loss": 1 / (k + 1), "accuracy": 0.5} for k in range(9)
+                ]
+                (tmp_path / curve).write_text("\n".join(map(json.dumps, lines)))
+                rows.append(
+                    {
+                        "status": "finished",
+                        "test_accuracy": accuracy + 0.02 * seed,
+                        "images_per_second": 1000.0,
+                        "learning_rate": 0.1,
+                        "num_steps": 9,
+                        "device": "cpu",
+                        "curve": curve,
+                        "trials": {"learning_rate": [0.1, 0.3, 1.0]},
+                        "config": {
+                            "dataset": "digits",
+                            "model": "mlp",
+                            "optimizer": optimizer,
+                            "batch_size": batch_size,
+                            "schedule": "cosine",
+                            "num_epochs": 1,
+                            "num_validation": 0,
+                            "seed": seed,
+                        },
+                    }
+                )
+    path = tmp_path / "results.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return report.load(path)
+
+
+def test_table_gathers_seeds(rows):
+    lines = report.table(rows).splitlines()
+    assert len(lines) == 2 + 4
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    expected = ["digits", "mlp", "64", "nlcg", "0.1", "cosine", "9", "2", "test"]
+    assert cells == [*expected, "91.00 ± 1.41", "1000", "cpu"]
+
+
+def test_diverged_runs_count_as_wrong(rows):
+    del rows[0]["test_accuracy"]
+    rows[0]["status"] = "diverged"
+    assert "46.00 ± 65.05 (1 diverged)" in report.table(rows)
+
+
+def test_batch_size_table_marks_ends_of_the_grid(rows):
+    lines = report.batch_size_table(rows).splitlines()
+    assert lines[0].split("|")[2].strip() == "batch 64"
+    assert lines[2].split("|")[2].strip() == "91.0 ± 1.0 @0.1*"
+
+
+@pytest.mark.parametrize("plot", [report.plot_demo, report.plot_curves])
+def test_plots_are_written(rows, tmp_path, plot):
+    plot(rows, tmp_path, tmp_path / "plots" / "plot.png")
+    assert (tmp_path / "plots" / "plot.png").read_bytes().startswith(b"\x89PNG")

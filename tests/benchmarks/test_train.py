@@ -1,0 +1,252 @@
+"""The trainer: microbatches, devices, results of runs and errors in settings."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from benchmarks import config as configs
+from benchmarks import data, demo, models, optimizers, report, train
+from benchmarks.config import Config
+
+QUICK = Config(num_devices=1, progress=False, eval_statistics="recomputed")
+
+
+def build_step(config, num_devices):
+    """A step on digits, its initial state and its other arguments."""
+    mesh = jax.make_mesh(
+        (num_devices,),
+        ("data",),
+        axis_types=(AxisType.Auto,),
+        devices=jax.devices()[:num_devices],
+    )
+    model = models.build("mlp", 10, jnp.float32)
+    tx = optimizers.build("sgd", 0.5)
+    state = train.init_state(model, tx, (8, 8, 1), jax.random.key(0))
+    images, labels = data.load("digits", "train")
+    indices = data.batch_indices(0, 0, config.batch_size, len(labels))
+    replicated = state, images, labels
+    arguments = (
+        *jax.device_put(replicated, NamedSharding(mesh, P())),
+        jax.device_put(
+            indices.reshape(config.num_microbatches, -1), NamedSharding(mesh, P("data"))
+        ),
+    )
+    return jax.jit(train.make_step(config, model, tx, mesh)), model, arguments
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    config = dataclasses.replace(QUICK, batch_size=64, num_microbatches=4, augment=True)
+    step, model, arguments = build_step(config, 1)
+    return config, model, arguments, step(*arguments)
+
+
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_devices_share_microbatches_without_changing_the_result(
+    one_device, num_devices
+):
+    config, _, _, expected = one_device
+    step, _, arguments = build_step(config, num_devices)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),
+        step(*arguments),
+        expected,
+    )
+
+
+def test_step_averages_over_microbatches(one_device):
+    config, model, (state, images, labels, indices), (new, scalars) = one_device
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    crops = data.draw_crops(key, 64)
+    losses, accuracies, gradients, statistics = [], [], [], []
+    for i in range(4):
+        part = slice(16 * i, 16 * (i + 1))
+        cut = data.take_crops(
+            images, indices[i], data.Crops(crops.offsets[part], crops.flips[part])
+        )
+
+        def loss_fn(params, cut=cut, i=i):
+            logits, changed = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                data.standardize(cut, jnp.float32),
+                train=True,
+                mutable=["batch_stats"],
+            )
+            own = jnp.take_along_axis(logits, labels[indices[i]][:, None], 1)[:, 0]
+            loss = jnp.mean(jax.nn.logsumexp(logits, 1) - own)
+            squares = [
+                jnp.sum(leaf**2)
+                for name, layer in params.items()
+                if name.startswith("Dense")
+                for leaf in layer.values()
+            ]
+            right = jnp.mean(jnp.argmax(logits, 1) == labels[indices[i]])
+            return loss + 1e-4 * sum(squares), (right, changed["batch_stats"])
+
+        (loss, (right, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
+        losses.append(loss)
+        accuracies.append(right)
+        gradients.append(grads)
+        statistics.append(stats)
+    mean = lambda *parts: sum(parts) / 4  # noqa: E731
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)  # noqa: E731
+    grads = jax.tree.map(mean, *gradients)
+    params = jax.tree.map(lambda w, g: w - 0.5 * g, state.params, grads)
+    close(scalars["loss"], mean(*losses))
+    close(scalars["accuracy"], mean(*accuracies))
+    jax.tree.map(close, new.params, params)
+    jax.tree.map(close, new.batch_stats, jax.tree.map(mean, *statistics))
+    # Averaged weights: decay (1 + 0) / (10 + 0) at the first step.
+    average = jax.tree.map(lambda w0, w1: 0.1 * w0 + 0.9 * w1, state.params, params)
+    jax.tree.map(close, new.average, average)
+
+
+def test_recomputed_statistics_are_those_of_the_images():
+    model = models.build("mlp", 10, jnp.float32)
+    images = jnp.asarray(data.load("digits", "train").images[:100])
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=True)
+    params, old = variables["params"], variables["batch_stats"]
+    new = train.recompute_statistics(model, params, old, images)
+    flat = data.standardize(images, jnp.float32).reshape(100, -1)
+    hidden = np.asarray(flat @ params["Dense_0"]["kernel"])
+    first = new["BatchNorm_0"]
+    np.testing.assert_allclose(first["mean"], hidden.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(first["var"], hidden.var(0), rtol=1e-3, atol=1e-5)
+
+
+def test_evaluation_counts_every_image_once(monkeypatch):
+    monkeypatch.setattr(train, "EVAL_BATCH", 7)
+    model = models.build("mlp", 10, jnp.float32)
+    split = data.Split(*(part[:45] for part in data.load("digits", "test")))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=True)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    result = train.evaluate(
+        model, variables["params"], variables["batch_stats"], split, sharding
+    )
+    images = data.standardize(jnp.asarray(split.images), jnp.float32)
+    logits = model.apply(variables, images, train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, split.labels)
+    accuracy = np.mean(np.argmax(logits, 1) == split.labels)
+    np.testing.assert_allclose(result["loss"], losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(result["accuracy"], accuracy, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_every_optimizer_learns(name):
+    train_set, validation_set = data.hold_out(data.load("digits", "train"), 300)
+    rate = {"adamw": 0.01, "lamb": 0.03, "lars": 10.0}.get(name, 0.3)
+    config = dataclasses.replace(
+        QUICK, optimizer=name, batch_size=379, num_epochs=5, schedule="cosine"
+    )
+    runs = demo.make_runs(config, train_set)
+    result = runs([rate, 0.0], [0, 0], validation_set)
+    assert result["train_loss"][0, -1] < 0.6 * result["train_loss"][0, 0]
+    assert result["accuracy"][0] > 0.7
+    # Without steps there is nothing to learn from.
+    assert result["accuracy"][1] < 0.5
+
+
+def test_run_leaves_row_and_curve(tmp_path, monkeypatch):
+    # The test set belongs to the final evaluation of runs without a validation set.
+    read = []
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda *a: read.append(a[1]) or load(*a))
+    config = dataclasses.replace(
+        QUICK,
+        optimizer="nlcg",
+        batch_size=474,
+        num_microbatches=2,
+        num_validation=15,
+        num_epochs=4,
+        log_every=5,
+        out=tmp_path,
+    )
+    row = train.train(config)
+    assert read == ["train"]
+    (stored,) = report.load(tmp_path / "results.jsonl")
+    assert stored["status"] == row["status"] == "finished"
+    assert stored["validation_accuracy"] == row["validation_accuracy"] > 0.5
+    assert "test_accuracy" not in row
+    assert row["num_steps"] == 12
+    assert stored["config"]["optimizer"] == "nlcg"
+    assert stored["versions"]["jax"] == jax.__version__
+    assert stored["learning_rate"] == pytest.approx(0.1 * 474 / 128)
+    curve = report.load_curve(row, tmp_path)
+    assert curve["step"].tolist() == list(range(12))
+    assert curve["loss"][-1] < curve["loss"][0]
+    assert curve["loss"][-1] == row["train_loss"]
+    assert curve["beta"][0] == 0
+    assert np.all((curve["scale"] > 0) & (curve["scale"] <= 1))
+    # The same config is the same run.
+    again = train.train(dataclasses.replace(config, num_validation=15))
+    assert again["train_loss"] == row["train_loss"]
+
+
+def test_diverged_run_ends_with_message_and_row(tmp_path, capsys):
+    config = dataclasses.replace(
+        QUICK,
+        optimizer="sgd",
+        learning_rate=1e12,
+        schedule="constant",
+        batch_size=479,
+        log_every=4,
+        out=tmp_path,
+    )
+    train.train(config)
+    assert "diverged, the loss is nan" in capsys.readouterr().out
+    (row,) = report.load(tmp_path / "results.jsonl")
+    assert row["status"] == "diverged"
+    assert row["train_loss"] == "nan"
+    assert row["num_steps"] < 90
+    assert math.isnan(report.load_curve(row, tmp_path)["loss"][-1])
+    assert "diverged" in report.table([row])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'; known: nlcg, "),
+        ({"model": "vgg"}, "unknown model"),
+        ({"dataset": "mnist"}, "unknown dataset"),
+        ({"schedule": "step"}, "unknown schedule"),
+        ({"batch_size": 100, "num_microbatches": 3}, "not divisible"),
+        ({"num_microbatches": 1, "num_devices": 2}, "over 2 devices"),
+        ({"num_devices": 9}, r"in \[1, 8\] on this machine, got 9"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate must not be negative, got -1"),
+        ({"l2": -1.0}, "l2 must not be negative"),
+        ({"label_smoothing": 1.0}, r"in \[0, 1\), got 1"),
+        ({"eval_statistics": "old"}, "'running' or 'recomputed', got 'old'"),
+        ({"num_epochs": 0.01}, "less than one mini-batch"),
+        ({"num_validation": 1437}, r"num_validation must be in \[0, 1436\]"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train.train(dataclasses.replace(QUICK, out=tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_configs_state_their_command(name):
+    config = configs.named(name)
+    optimizers.build(config.optimizer, 0.1)
+    module = __import__(f"benchmarks.configs.{name}", fromlist=["get_config"])
+    assert f"python -m benchmarks.train --config {name}" in module.__doc__
+
+
+def test_reference_protocol():
+    config = configs.named("cifar100_resnet32")
+    assert config.peak_learning_rate == pytest.approx(12.8)
+    assert train.num_steps(config, 50_000) == 610
+    with pytest.raises(ValueError, match="known: cifar100_resnet32, digits"):
+        configs.named("imagenet")
