@@ -43,7 +43,8 @@ def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
 
 def flops(compiled: jax.stages.Compiled) -> float:
     """Floating-point operations of a compiled program, by XLA's count."""
-    return compiled.cost_analysis()["flops"]
+    cost = compiled.cost_analysis()
+    return cost["flops"] if cost else float("nan")
 
 
 class CurveWriter:

@@ -63,8 +63,8 @@ def test_devices_share_microbatches_without_changing_the_result(
 
 def test_step_averages_over_microbatches(one_device):
     config, model, (state, images, labels, indices), (new, scalars) = one_device
-    key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    crops = data.draw_crops(key, 64)
+    key_crops, _ = train.step_keys(config, 0)
+    crops = data.draw_crops(key_crops, 64)
     losses, accuracies, gradients, statistics = [], [], [], []
     for i in range(4):
         part = slice(16 * i, 16 * (i + 1))
