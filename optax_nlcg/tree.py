@@ -66,7 +66,9 @@ def inner_products(
     for x, y in pairs:
         dots = jax.tree.leaves(jax.tree.map(dot, x, y))
         totals.append(sum(dots, jnp.zeros((), dtype)))
-    return jnp.stack(totals)
+    # Without the barrier XLA fuses the sum over all leaves into each leaf's update,
+    # and code and compile time grow with the square of the number of leaves.
+    return jax.lax.optimization_barrier(jnp.stack(totals))
 
 
 def map_components(fn: Callable[..., jax.Array], *trees: Tree) -> Tree:
