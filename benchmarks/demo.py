@@ -137,16 +137,17 @@ def compare(config: Config, out: pathlib.Path) -> list[dict[str, Any]]:
 
     rows = []
     environment = metrics.environment(num_devices=1)
+    # One curve for all seeds: the mean of their losses.
+    name = f"{config.optimizer}-b{config.batch_size}"
+    curve = metrics.CurveWriter(out / f"{name}.jsonl")
+    for step, loss in enumerate(tests["train_loss"].mean(0)):
+        curve.write(step, {"loss": float(loss)})
+    curve.close()
     for lane, seed in enumerate(SEEDS):
-        run = f"{config.optimizer}-b{config.batch_size}-seed{seed}"
-        curve = metrics.CurveWriter(out / f"{run}.jsonl")
-        for step, loss in enumerate(tests["train_loss"][lane]):
-            curve.write(step, {"loss": float(loss)})
-        curve.close()
         finite = np.isfinite(tests["loss"][lane])
         rows.append(
             {
-                "run": run,
+                "run": f"{name}-seed{seed}",
                 "status": "finished" if finite else "diverged",
                 "test_accuracy": metrics.finite(float(tests["accuracy"][lane])),
                 "test_loss": metrics.finite(float(tests["loss"][lane])),
@@ -163,7 +164,7 @@ def compare(config: Config, out: pathlib.Path) -> list[dict[str, Any]]:
                     ],
                 },
                 "seconds_of_all_trials_and_tests": round(seconds, 3),
-                "curve": f"{run}.jsonl",
+                "curve": f"{name}.jsonl",
                 **environment,
                 "config": dataclasses.asdict(
                     dataclasses.replace(

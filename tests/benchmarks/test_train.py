@@ -61,6 +61,18 @@ def test_devices_share_microbatches_without_changing_the_result(
     )
 
 
+def test_loop_of_accelerators_gives_the_same_result(one_device, monkeypatch):
+    config, _, _, expected = one_device
+    monkeypatch.setattr(train.jax, "default_backend", lambda: "gpu")
+    step, _, arguments = build_step(config, 1)
+    assert "while" in step.lower(*arguments).as_text()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),
+        step(*arguments),
+        expected,
+    )
+
+
 def test_step_averages_over_microbatches(one_device):
     config, model, (state, images, labels, indices), (new, scalars) = one_device
     key_crops, _ = train.step_keys(config, 0)
