@@ -60,6 +60,17 @@ def _group(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
     return groups
 
 
+def _group_by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Groups rows that differ in the seed alone, by optimizer and what else varies."""
+    names = "dataset", "model", "batch_size", "learning_rate", "schedule", "num_epochs"
+    varying = [n for n in names if len({row["config"][n] for row in rows}) > 1]
+    groups = {}
+    for (optimizer, *values), group in _group(rows, "optimizer", *varying).items():
+        parts = [f"{n} {v}" for n, v in zip(varying, values, strict=True)]
+        groups[", ".join([optimizer, *parts])] = group
+    return groups
+
+
 def _accuracies(rows: Iterable[Row], split: str) -> np.ndarray:
     """Accuracies in percent; a run that diverged counts with what it has, or as 0."""
     values = [float(row.get(f"{split}_accuracy", 0.0)) for row in rows]
@@ -195,18 +206,24 @@ def _draw_batch_sizes(axis: "Axes", rows: Sequence[Row]) -> None:
 
 
 def _draw_curves(axis: "Axes", rows: Sequence[Row], folder, name: str) -> None:
-    """Draws a metric against steps, the mean of runs that differ in the seed alone."""
-    for (optimizer,), group in _group(rows, "optimizer").items():
+    """Draws a metric against steps, the mean of runs that differ in the seed alone.
+
+    Long runs are smoothed over a hundredth of their steps, before what was measured.
+    """
+    for label, group in _group_by_label(rows).items():
         curves = [load_curve(row, folder)[name] for row in group]
         length = min(map(len, curves))
         mean = np.mean([curve[:length] for curve in curves], axis=0)
-        scale = 100 if name == "accuracy" else 1
-        axis.plot(
-            scale * mean,
-            markevery=max(length // 8, 1),
-            markersize=5,
-            **_style(optimizer),
-        )
+        mean *= 100 if name == "accuracy" else 1
+        style = _style(group[0]["config"]["optimizer"]) | {"label": label}
+        window = max(length // 100, 1)
+        if window > 1:
+            faint = {"linewidth": 0.6, "alpha": 0.3, "zorder": 1}
+            axis.plot(mean, color=style["color"], **faint)
+        smooth = np.convolve(mean, np.full(window, 1 / window), "valid")
+        steps = np.arange(len(smooth)) + (window - 1) / 2
+        every = max(length // 8, 1)
+        axis.plot(steps, smooth, markevery=every, markersize=5, **style)
     axis.set_xlabel("step")
 
 
@@ -226,7 +243,7 @@ def plot_demo(
     right.set_yscale("log")
     right.set_ylabel("training loss with L2 penalty")
     right.set_title(f"Training at batch size {largest:,}", fontsize=11)
-    handles, labels = right.get_legend_handles_labels()
+    handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     _save(figure, out)
 
@@ -242,7 +259,11 @@ def plot_curves(
     _draw_curves(right, rows, folder, "accuracy")
     right.set_ylabel("training accuracy of each mini-batch, %")
     handles, labels = right.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    tested = _group_by_label(rows)
+    for i, name in enumerate(labels):
+        if all("test_accuracy" in row for row in tested[name]):
+            labels[i] += f": {_accuracies(tested[name], 'test').mean():.1f} % on test"
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     _save(figure, out)
 
 

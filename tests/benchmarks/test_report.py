@@ -33,6 +33,7 @@ def rows(tmp_path):
                             "model": "mlp",
                             "optimizer": optimizer,
                             "batch_size": batch_size,
+                            "learning_rate": None,
                             "schedule": "cosine",
                             "num_epochs": 1,
                             "num_validation": 0,
@@ -69,3 +70,13 @@ def test_batch_size_table_marks_ends_of_the_grid(rows):
 def test_plots_are_written(rows, tmp_path, plot):
     plot(rows, tmp_path, tmp_path / "plots" / "plot.png")
     assert (tmp_path / "plots" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_of_different_settings_are_not_averaged(rows):
+    assert list(report._group_by_label(rows)) == [
+        "nlcg, batch_size 64",
+        "nlcg, batch_size 256",
+        "sgd, batch_size 64",
+        "sgd, batch_size 256",
+    ]
+    assert list(report._group_by_label(rows[:2])) == ["nlcg"]
