@@ -77,7 +77,7 @@ def _accuracies(rows: Iterable[Row], split: str) -> np.ndarray:
     return 100 * np.nan_to_num(np.array(values))
 
 
-def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Lays out a table that is readable as text and is Markdown."""
     table = [list(header), *(list(line) for line in lines)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -104,6 +104,8 @@ def table(rows: Sequence[Row]) -> str:
             if any("test_accuracy" in row for row in same):
                 split = "test"
             values = _accuracies(same, split)
+            if same[0]["config"]["eval_statistics"] == "running":
+                split += ", running statistics"
             accuracy = f"{values.mean():.2f}"
             if len(values) > 1:
                 accuracy += f" ± {values.std(ddof=1):.2f}"
@@ -120,7 +122,7 @@ def table(rows: Sequence[Row]) -> str:
                     same[0]["device"],
                 )
             )
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def batch_size_table(rows: Sequence[Row]) -> str:
@@ -140,7 +142,7 @@ def batch_size_table(rows: Sequence[Row]) -> str:
             edge = "*" if rate in (min(grid), max(grid)) else ""
             cells.append(f"{values.mean():.1f} ± {values.std():.1f} @{rate:g}{edge}")
         lines.append((optimizer, *cells))
-    return _markdown(("optimizer", *(f"batch {size}" for size in sizes)), lines)
+    return markdown(("optimizer", *(f"batch {size}" for size in sizes)), lines)
 
 
 # ------------------------------------------------------------------------------

@@ -1,0 +1,110 @@
+"""Writes the results in the README from the committed rows.
+
+    python -m benchmarks.readme
+
+replaces what stands between the README's two `results` marks; a test checks that
+nothing else is there.
+"""
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+from benchmarks import report
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = pathlib.Path("benchmarks/results")
+MARKS = re.compile(r"(<!-- results:begin -->\n).*(<!-- results:end -->)", re.DOTALL)
+
+
+def circumstances(rows: Sequence[report.Row]) -> str:
+    """Says where rows come from: device, versions, seeds, date."""
+    first = rows[0]
+    device = first["device"]
+    if first["platform"] == "cpu":
+        device = f"{first['cpu_count']} CPU cores"
+    seeds = sorted({row["config"]["seed"] for row in rows})
+    seeds = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
+    versions = ", ".join(
+        f"{package} {first['versions'][package]}" for package in ("jax", "optax")
+    )
+    return f"{device}, {versions}, {seeds}, {first['date'][:10]}"
+
+
+def digits() -> str:
+    """The demo: accuracy at growing batch sizes."""
+    folder = RESULTS / "demo"
+    rows = report.load(ROOT / folder / "results.jsonl")
+    trials = len(rows[0]["trials"]["learning_rate"])
+    epochs = rows[0]["config"]["num_epochs"]
+    return f"""\
+**Handwritten digits, {epochs:g} epochs at every batch size** up to the whole training
+set: test accuracy in percent, mean ± standard deviation over seeds. Every optimizer has
+its best of {trials} learning rates (behind the @; * at the end of its grid), chosen on
+a validation set.
+
+![Test accuracy against batch size, and the training loss]({folder}/demo.png)
+
+{report.batch_size_table(rows)}
+
+({circumstances(rows)}; `make demo` repeats it.)
+"""
+
+
+def cifar() -> str:
+    """The paper's protocol: how far training comes."""
+    folder = RESULTS / "cifar100_resnet32"
+    rows = report.load(ROOT / folder / "results.jsonl")
+    config = rows[0]["config"]
+    lines = [
+        (
+            row["config"]["optimizer"],
+            f"{row['train_loss']:.2f}",
+            f"{100 * row['train_accuracy']:.1f}",
+            f"{100 * row['test_accuracy']:.1f}",
+            f"{row['images_per_second']:,.0f}",
+        )
+        for row in rows
+    ]
+    header = "optimizer", "training loss", "training accuracy %"
+    header += "test accuracy %", "images/s"
+    learning_rates = {row["learning_rate"] for row in rows}
+    assert len(learning_rates) == 1
+    running = {row["config"]["eval_statistics"] for row in rows} == {"running"}
+    caveat = (
+        """
+The test accuracies of these runs say little: the averaged weights were evaluated with
+running batch statistics, which lag behind weights that move this fast. The trainer now
+evaluates with statistics of the averaged weights themselves; the runs are to be
+repeated with that.
+"""
+        if running
+        else ""
+    )
+    return f"""\
+**ResNet-32 on CIFAR-100 at batch {config["batch_size"]:,}**, the paper's schedule for
+all, learning rate {learning_rates.pop():g}, {rows[0]["num_steps"]} steps; nothing is
+tuned for any of them, as in the paper. `ml_ncg` is the authors' code to the letter.
+
+![Training loss and accuracy against steps]({folder}/curves.png)
+
+{report.markdown(header, lines)}
+{caveat}
+({circumstances(rows)}; one run each.)
+"""
+
+
+def block() -> str:
+    """Everything between the marks."""
+    return f"{digits()}\n{cifar()}"
+
+
+def main() -> None:
+    """Rewrites the README."""
+    text = README.read_text()
+    README.write_text(MARKS.sub(lambda m: m[1] + block() + m[2], text))
+
+
+if __name__ == "__main__":
+    main()
