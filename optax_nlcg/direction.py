@@ -110,8 +110,7 @@ def scale_by_conjugate_direction(
 
     References:
         Adya, Palakkode & Tuzel, `Nonlinear Conjugate Gradients For Scaling Synchronous
-        Distributed DNN Training <https://arxiv.org/abs/1812.02886>`_, 2018,
-        algorithm 1.
+        Distributed DNN Training <https://arxiv.org/abs/1812.02886>`_, 2018.
 
         Nocedal & Wright, `Numerical Optimization`, 2006, section 5.2.
     """
