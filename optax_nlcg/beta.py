@@ -55,11 +55,11 @@ class BetaRule(NamedTuple):
             the preconditioner a second time, to ``y``.
 
     Examples:
-      A rule of one's own, Fletcher-Reeves damped by a half:
+        A rule of one's own, Fletcher-Reeves damped by a half:
 
-      >>> import optax_nlcg
-      >>> rule = optax_nlcg.BetaRule(lambda p: 0.5 * p.gz / p.gz_prev)
-      >>> tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=rule)
+        >>> import optax_nlcg
+        >>> rule = optax_nlcg.BetaRule(lambda p: 0.5 * p.gz / p.gz_prev)
+        >>> tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=rule)
     """
 
     compute: Callable[[InnerProducts], jax.Array]
@@ -152,9 +152,11 @@ def hager_zhang(p: InnerProducts, theta: float = 1.0, eta: float = 0.4) -> jax.A
         The coefficient; it can be negative.
 
     References:
-      Hager & Zhang, `A new conjugate gradient method with guaranteed descent and an
-      efficient line search`, SIAM J. Optim. 2005, eq. 1.3-1.6; `The limited memory
-      conjugate gradient method`, SIAM J. Optim. 2013, eq. 1.4 and 3.
+        Hager & Zhang, `A new conjugate gradient method with guaranteed descent and an
+        efficient line search`, SIAM J. Optim. 16, 2005: the rule and its descent.
+
+        Hager & Zhang, `The limited memory conjugate gradient method`, SIAM J. Optim.
+        23, 2013: preconditioning, the truncation in the metric, theta = 1.
     """
     # The proof of descent needs y'Py >= (y'z)^2 / g'z, the Cauchy-Schwarz inequality in
     # the metric of P. Rounding, or a preconditioner that moved between its two
@@ -198,9 +200,9 @@ def get_beta_rule(rule: "str | float | BetaRule") -> BetaRule:
         TypeError: if it is none of these.
 
     Examples:
-      >>> from optax_nlcg.beta import get_beta_rule
-      >>> get_beta_rule("dai_yuan").needs_previous_gradient
-      False
+        >>> from optax_nlcg.beta import get_beta_rule
+        >>> get_beta_rule("dai_yuan").needs_previous_gradient
+        False
     """
     if isinstance(rule, BetaRule):
         return rule

@@ -325,7 +325,7 @@ def scale_by_lars(lars_lr: float = 0.001) -> optax.GradientTransformation:
 
     References:
         You, Gitman & Ginsburg, `Large Batch Training of Convolutional Networks
-        <https://arxiv.org/abs/1708.03888>`_, 2017, eq. 6, with a weight decay of 0.1.
+        <https://arxiv.org/abs/1708.03888>`_, 2017, with a weight decay of 0.1.
     """
     arguments.check_number("lars_lr", lars_lr, low=0, low_open=True)
 

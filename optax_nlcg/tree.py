@@ -47,11 +47,11 @@ def inner_products(
         Array of shape ``[len(pairs)]``.
 
     Examples:
-      >>> import jax.numpy as jnp
-      >>> from optax_nlcg.tree import inner_products
-      >>> x = {"w": jnp.full(300, 1., jnp.bfloat16), "b": jnp.array(2.)}
-      >>> print(inner_products([(x, x)]))
-      [304.]
+        >>> import jax.numpy as jnp
+        >>> from optax_nlcg.tree import inner_products
+        >>> x = {"w": jnp.full(300, 1., jnp.bfloat16), "b": jnp.array(2.)}
+        >>> print(inner_products([(x, x)]))
+        [304.]
     """
     if dtype is None:
         dtype = scalar_dtype(pairs)
