@@ -220,8 +220,7 @@ def _draw_curves(axis: "Axes", rows: Sequence[Row], folder, name: str) -> None:
         style = _style(group[0]["config"]["optimizer"]) | {"label": label}
         window = max(length // 100, 1)
         if window > 1:
-            faint = {"linewidth": 0.6, "alpha": 0.3, "zorder": 1}
-            axis.plot(mean, color=style["color"], **faint)
+            axis.plot(mean, color=style["color"], linewidth=0.6, alpha=0.3, zorder=1)
         smooth = np.convolve(mean, np.full(window, 1 / window), "valid")
         steps = np.arange(len(smooth)) + (window - 1) / 2
         every = max(length // 8, 1)
