@@ -217,7 +217,8 @@ def _draw_curves(axis: "Axes", rows: Sequence[Row], folder, name: str) -> None:
         length = min(map(len, curves))
         mean = np.mean([curve[:length] for curve in curves], axis=0)
         mean *= 100 if name == "accuracy" else 1
-        style = _style(group[0]["config"]["optimizer"]) | {"label": label}
+        style = _style(group[0]["config"]["optimizer"])
+        style["label"] = label
         window = max(length // 100, 1)
         if window > 1:
             axis.plot(mean, color=style["color"], linewidth=0.6, alpha=0.3, zorder=1)
@@ -262,7 +263,11 @@ def plot_curves(
     handles, labels = right.get_legend_handles_labels()
     tested = _group_by_label(rows)
     for i, name in enumerate(labels):
-        if all("test_accuracy" in row for row in tested[name]):
+        # Running statistics tell little of averaged weights: not for a headline.
+        if all(
+            "test_accuracy" in row and row["config"]["eval_statistics"] == "recomputed"
+            for row in tested[name]
+        ):
             labels[i] += f": {_accuracies(tested[name], 'test').mean():.1f} % on test"
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     _save(figure, out)
