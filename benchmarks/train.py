@@ -188,29 +188,48 @@ def make_step(
                 _, aux = aux
             return jax.tree.map(jnp.add, total, (loss, aux, grads, diagonal)), None
 
+        return mean_over_microbatches(add_microbatch, zeros, (indices, crops, keys))
+
+    def local_loss(params, batch_stats, images, labels, indices, crops):
+        params, batch_stats, zero = jax.lax.pcast(
+            (params, batch_stats, jnp.zeros(())), "data", to="varying"
+        )
+
+        # Its gradient keeps the inputs of one microbatch, not the activations of all.
+        @jax.checkpoint
+        def add_microbatch(total, microbatch):
+            indices, crops = microbatch
+            batch = take_batch(images, indices, crops)
+            loss, _ = objective(
+                params, batch_stats, model, config, batch, labels[indices]
+            )
+            return total + loss, None
+
+        return mean_over_microbatches(add_microbatch, zero, (indices, crops))
+
+    def mean_over_microbatches(add_microbatch, total, microbatches):
         if per_device == 1 or jax.default_backend() == "cpu":
             # XLA's CPU backend runs convolutions that it met inside a loop 20 to 40
             # times slower, even if the loop is gone in the end.
-            total = zeros
             for i in range(per_device):
-                microbatch = jax.tree.map(lambda x, i=i: x[i], (indices, crops, keys))
+                microbatch = jax.tree.map(lambda x, i=i: x[i], microbatches)
                 total, _ = add_microbatch(total, microbatch)
         else:
-            total, _ = jax.lax.scan(add_microbatch, zeros, (indices, crops, keys))
+            total, _ = jax.lax.scan(add_microbatch, total, microbatches)
         return jax.lax.pmean(jax.tree.map(lambda x: x / per_device, total), "data")
 
+    specs = P(), P(), P(), P(), P("data"), P("data")
     gradient = jax.shard_map(
-        local_gradient,
-        mesh=mesh,
-        in_specs=(P(), P(), P(), P(), P("data"), P("data"), P("data")),
-        out_specs=P(),
+        local_gradient, mesh=mesh, in_specs=(*specs, P("data")), out_specs=P()
     )
+    loss_fn = jax.shard_map(local_loss, mesh=mesh, in_specs=specs, out_specs=P())
 
     def step(state, images, labels, indices):
         crops = draw_crops(config, state.step)
         _, keys = step_keys(config, state.step)
+        batch = state.batch_stats, images, labels, indices, crops
         loss, (accuracy, batch_stats), grads, diagonal = gradient(
-            state.params, state.batch_stats, images, labels, indices, crops, keys
+            state.params, *batch, keys
         )
         updates, opt_state = tx.update(
             grads,
@@ -218,6 +237,7 @@ def make_step(
             state.params,
             value=loss,
             grad=grads,
+            value_fn=lambda params: loss_fn(params, *batch),
             hessian_diagonal=diagonal,
         )
         params = optax.apply_updates(state.params, updates)

@@ -18,7 +18,7 @@ from benchmarks.config import Config
 QUICK = Config(num_devices=1, progress=False, eval_statistics="recomputed")
 
 
-def build_step(config, num_devices):
+def build_step(config, num_devices, tx=None):
     """A step on digits, its initial state and its other arguments."""
     mesh = jax.make_mesh(
         (num_devices,),
@@ -27,7 +27,7 @@ def build_step(config, num_devices):
         devices=jax.devices()[:num_devices],
     )
     model = models.build("mlp", 10, jnp.float32)
-    tx = optimizers.build("sgd", 0.5)
+    tx = tx or optimizers.build("sgd", 0.5)
     state = train.init_state(model, tx, (8, 8, 1), jax.random.key(0))
     images, labels = data.load("digits", "train")
     indices = data.batch_indices(0, 0, config.batch_size, len(labels))
@@ -71,6 +71,36 @@ def test_loop_of_accelerators_gives_the_same_result(one_device, monkeypatch):
         step(*arguments),
         expected,
     )
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_value_fn_is_the_loss_of_the_mini_batch(one_device, num_devices):
+    def update(updates, state, params=None, *, value, grad, value_fn, **extra_args):
+        slope = jax.grad(value_fn)(params)
+        curvature = jax.jvp(jax.grad(value_fn), (params,), (grad,))[1]
+        return updates, (value_fn(params), value, slope, grad, curvature)
+
+    def init(params):
+        zero = jnp.zeros(())
+        return zero, zero, params, params, params
+
+    config = one_device[0]
+    reporter = optax.GradientTransformationExtraArgs(init, update)
+    step, _, arguments = build_step(config, num_devices, reporter)
+    new, _ = step(*arguments)
+    value_of, value, slope, grad, curvature = jax.device_get(new.opt_state)
+    np.testing.assert_allclose(value_of, value, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), slope, grad
+    )
+    # The curvature against a difference of gradients, through the plain step.
+    size = 1e-3
+    state = arguments[0]
+    moved = jax.tree.map(lambda w, g: w + size * g, state.params, grad)
+    ahead, _ = step(state._replace(params=moved), *arguments[1:])
+    change = jax.tree.map(lambda a, b: (a - b) / size, ahead.opt_state[3], grad)
+    error = optax.tree.norm(optax.tree.sub(change, curvature))
+    assert error < 0.05 * optax.tree.norm(curvature)
 
 
 def test_step_averages_over_microbatches(one_device):
