@@ -1,6 +1,7 @@
 """The trainer: microbatches, devices, results of runs and errors in settings."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -108,32 +109,34 @@ def test_step_averages_over_microbatches(one_device):
     key_crops, _ = train.step_keys(config, 0)
     crops = data.draw_crops(key_crops, 64)
     losses, accuracies, gradients, statistics = [], [], [], []
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def value_and_grad(params, cut, own_labels):
+        logits, changed = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            data.standardize(cut, jnp.float32),
+            train=True,
+            mutable=["batch_stats"],
+        )
+        own = jnp.take_along_axis(logits, own_labels[:, None], 1)[:, 0]
+        loss = jnp.mean(jax.nn.logsumexp(logits, 1) - own)
+        squares = [
+            jnp.sum(leaf**2)
+            for name, layer in params.items()
+            if name.startswith("Dense")
+            for leaf in layer.values()
+        ]
+        right = jnp.mean(jnp.argmax(logits, 1) == own_labels)
+        return loss + 1e-4 * sum(squares), (right, changed["batch_stats"])
+
     for i in range(4):
         part = slice(16 * i, 16 * (i + 1))
         cut = data.take_crops(
             images, indices[i], data.Crops(crops.offsets[part], crops.flips[part])
         )
-
-        def loss_fn(params, cut=cut, i=i):
-            logits, changed = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                data.standardize(cut, jnp.float32),
-                train=True,
-                mutable=["batch_stats"],
-            )
-            own = jnp.take_along_axis(logits, labels[indices[i]][:, None], 1)[:, 0]
-            loss = jnp.mean(jax.nn.logsumexp(logits, 1) - own)
-            squares = [
-                jnp.sum(leaf**2)
-                for name, layer in params.items()
-                if name.startswith("Dense")
-                for leaf in layer.values()
-            ]
-            right = jnp.mean(jnp.argmax(logits, 1) == labels[indices[i]])
-            return loss + 1e-4 * sum(squares), (right, changed["batch_stats"])
-
-        (loss, (right, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params
+        (loss, (right, stats)), grads = value_and_grad(
+            state.params, cut, labels[indices[i]]
         )
         losses.append(loss)
         accuracies.append(right)
@@ -204,7 +207,7 @@ def test_run_leaves_row_and_curve(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", lambda *a: read.append(a[1]) or load(*a))
     config = dataclasses.replace(
         QUICK,
-        optimizer="nlcg",
+        optimizer="nlcg_fr_step",
         batch_size=474,
         num_microbatches=2,
         num_validation=15,
@@ -219,7 +222,7 @@ def test_run_leaves_row_and_curve(tmp_path, monkeypatch):
     assert stored["validation_accuracy"] == row["validation_accuracy"] > 0.5
     assert "test_accuracy" not in row
     assert row["num_steps"] == 12
-    assert stored["config"]["optimizer"] == "nlcg"
+    assert stored["config"]["optimizer"] == "nlcg_fr_step"
     assert stored["versions"]["jax"] == jax.__version__
     assert stored["learning_rate"] == pytest.approx(0.1 * 474 / 128)
     curve = report.load_curve(row, tmp_path)
