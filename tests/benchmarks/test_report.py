@@ -37,6 +37,7 @@ def rows(tmp_path):
                             "schedule": "cosine",
                             "num_epochs": 1,
                             "num_validation": 0,
+                            "eval_statistics": "recomputed",
                             "seed": seed,
                         },
                     }
