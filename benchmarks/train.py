@@ -209,8 +209,8 @@ def make_step(
 
     def mean_over_microbatches(add_microbatch, total, microbatches):
         if per_device == 1 or jax.default_backend() == "cpu":
-            # XLA's CPU backend runs convolutions that it met inside a loop 20 to 40
-            # times slower, even if the loop is gone in the end.
+            # XLA's CPU backend leaves backward convolutions that it met inside a loop
+            # in a form without a fast kernel, even if the loop is gone in the end.
             for i in range(per_device):
                 microbatch = jax.tree.map(lambda x, i=i: x[i], microbatches)
                 total, _ = add_microbatch(total, microbatch)
