@@ -134,7 +134,7 @@ def _load_digits(split: str) -> Split:
     pixels, labels = datasets.load_digits(return_X_y=True)
     # Gray levels 0..16, which uint8 holds exactly.
     images = np.asarray(pixels).astype(np.uint8).reshape(-1, 8, 8, 1)
-    order = np.random.default_rng(0).permutation(len(images))
+    order = np.random.default_rng(2026).permutation(len(images))
     train = DATASETS["digits"].num_train
     part = order[:train] if split == "train" else order[train:]
     return Split(images[part], np.asarray(labels)[part].astype(np.int32))

@@ -140,7 +140,7 @@ def batch_size_table(rows: Sequence[Row]) -> str:
             values = _accuracies(group, "test")
             rate, grid = group[0]["learning_rate"], group[0]["trials"]["learning_rate"]
             edge = "*" if rate in (min(grid), max(grid)) else ""
-            cells.append(f"{values.mean():.1f} ± {values.std():.1f} @{rate:g}{edge}")
+            cells.append(f"{values.mean():.1f} ± {values.std(ddof=1):.1f} @{rate:g}{edge}")
         lines.append((optimizer, *cells))
     return markdown(("optimizer", *(f"batch {size}" for size in sizes)), lines)
 
@@ -198,7 +198,7 @@ def _draw_batch_sizes(axis: "Axes", rows: Sequence[Row]) -> None:
             values = _accuracies(group, "test")
             at.append(sizes.index(size) + shift)
             mean.append(values.mean())
-            spread.append(values.std())
+            spread.append(values.std(ddof=1))
         axis.errorbar(
             at, mean, yerr=spread, elinewidth=1, markersize=5, **_style(optimizer)
         )
