@@ -11,6 +11,12 @@ from optax_nlcg.curvature import hessian_diagonal as hessian_diagonal
 from optax_nlcg.curvature import (
     value_grad_and_hessian_diagonal as value_grad_and_hessian_diagonal,
 )
+from optax_nlcg.curvature_search import (
+    CurvatureLineSearchState as CurvatureLineSearchState,
+)
+from optax_nlcg.curvature_search import (
+    scale_by_curvature_line_search as scale_by_curvature_line_search,
+)
 from optax_nlcg.direction import ConjugateDirectionState as ConjugateDirectionState
 from optax_nlcg.direction import (
     scale_by_conjugate_direction as scale_by_conjugate_direction,
