@@ -41,9 +41,9 @@ def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
     }
 
 
-def flops(compiled: jax.stages.Compiled) -> float:
-    """Floating-point operations of a compiled program, by XLA's count."""
-    cost = compiled.cost_analysis()
+def flops(program: jax.stages.Lowered) -> float:
+    """Floating-point operations of a program before compilation, by XLA's count."""
+    cost = program.cost_analysis()
     return cost["flops"] if cost else float("nan")
 
 
@@ -144,9 +144,9 @@ def git_commit() -> str | None:
         commit = subprocess.check_output(
             [*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL
         ).strip()
-        changes = subprocess.check_output(
-            [*git, "status", "--porcelain", "--untracked-files=no"], text=True
-        )
+        # Results are what a run writes, not what it ran.
+        tracked = [*git, "status", "--porcelain", "--untracked-files=no", "--", "."]
+        changes = subprocess.check_output([*tracked, ":!results"], text=True)
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("GIT_COMMIT")
     return commit + "+" * bool(changes.strip())

@@ -17,6 +17,7 @@ import optax
 from optax_nlcg import (
     nlcg,
     reference,
+    scale_by_curvature_line_search,
     scale_by_diagonal_bfgs,
     scale_by_hessian_diagonal,
     scale_by_online_line_search,
@@ -60,6 +61,13 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
         nlcg, preconditioner=scale_by_hessian_diagonal(estimator=None)
     ),
     "nlcg_gnb": partial(nlcg, preconditioner=scale_by_hessian_diagonal(estimator=None)),
+    # The length of a step from the curvature along it: no learning rate, so that the
+    # schedule changes nothing.
+    "nlcg_curvature": partial(
+        nlcg,
+        preconditioner=optax.identity(),
+        line_search=scale_by_curvature_line_search(),
+    ),
     # The authors' code as it runs.
     "ml_ncg": reference.ml_ncg,
     "sgd": optax.sgd,

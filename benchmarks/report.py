@@ -32,6 +32,12 @@ STYLES = {
     "lamb": ("#56B4E9", "<", "--"),
     "lars": ("#56B4E9", ">", "-"),
 }
+# What curves can be drawn against, and how it is called.
+AXES = {
+    "step": "step",
+    "gradient_equivalents": "cost in gradients of a mini-batch",
+    "seconds": "seconds",
+}
 OTHER_STYLE = ("#888888", ".", "-")
 
 
@@ -140,7 +146,9 @@ def batch_size_table(rows: Sequence[Row]) -> str:
             values = _accuracies(group, "test")
             rate, grid = group[0]["learning_rate"], group[0]["trials"]["learning_rate"]
             edge = "*" if rate in (min(grid), max(grid)) else ""
-            cells.append(f"{values.mean():.1f} ± {values.std(ddof=1):.1f} @{rate:g}{edge}")
+            cells.append(
+                f"{values.mean():.1f} ± {values.std(ddof=1):.1f} @{rate:g}{edge}"
+            )
         lines.append((optimizer, *cells))
     return markdown(("optimizer", *(f"batch {size}" for size in sizes)), lines)
 
@@ -207,26 +215,31 @@ def _draw_batch_sizes(axis: "Axes", rows: Sequence[Row]) -> None:
     axis.set_ylabel("test accuracy, %")
 
 
-def _draw_curves(axis: "Axes", rows: Sequence[Row], folder, name: str) -> None:
-    """Draws a metric against steps, the mean of runs that differ in the seed alone.
+def _draw_curves(
+    axis: "Axes", rows: Sequence[Row], folder, name: str, against: str = "step"
+) -> None:
+    """Draws a metric, the mean of runs that differ in the seed alone, against another.
 
     Long runs are smoothed over a hundredth of their steps, before what was measured.
     """
     for label, group in _group_by_label(rows).items():
-        curves = [load_curve(row, folder)[name] for row in group]
-        length = min(map(len, curves))
-        mean = np.mean([curve[:length] for curve in curves], axis=0)
+        curves = [load_curve(row, folder) for row in group]
+        length = min(len(curve[name]) for curve in curves)
+        mean = np.mean([curve[name][:length] for curve in curves], axis=0)
+        at = np.mean([curve[against][:length] for curve in curves], axis=0)
         mean *= 100 if name == "accuracy" else 1
         style = _style(group[0]["config"]["optimizer"])
         style["label"] = label
         window = max(length // 100, 1)
         if window > 1:
-            axis.plot(mean, color=style["color"], linewidth=0.6, alpha=0.3, zorder=1)
-        smooth = np.convolve(mean, np.full(window, 1 / window), "valid")
-        steps = np.arange(len(smooth)) + (window - 1) / 2
+            axis.plot(
+                at, mean, color=style["color"], linewidth=0.6, alpha=0.3, zorder=1
+            )
+        box = np.full(window, 1 / window)
+        smooth, middle = np.convolve(mean, box, "valid"), np.convolve(at, box, "valid")
         every = max(length // 8, 1)
-        axis.plot(steps, smooth, markevery=every, markersize=5, **style)
-    axis.set_xlabel("step")
+        axis.plot(middle, smooth, markevery=every, markersize=5, **style)
+    axis.set_xlabel(AXES[against])
 
 
 def plot_demo(
@@ -251,14 +264,17 @@ def plot_demo(
 
 
 def plot_curves(
-    rows: Sequence[Row], folder: str | pathlib.Path, out: str | pathlib.Path
+    rows: Sequence[Row],
+    folder: str | pathlib.Path,
+    out: str | pathlib.Path,
+    against: str = "step",
 ) -> None:
-    """Plots training loss and accuracy against steps, one line an optimizer."""
+    """Plots training loss and accuracy against one of `AXES`, a line an optimizer."""
     figure, (left, right) = _figure(2)
-    _draw_curves(left, rows, folder, "loss")
+    _draw_curves(left, rows, folder, "loss", against)
     left.set_yscale("log")
     left.set_ylabel("training loss of each mini-batch, with L2 penalty")
-    _draw_curves(right, rows, folder, "accuracy")
+    _draw_curves(right, rows, folder, "accuracy", against)
     right.set_ylabel("training accuracy of each mini-batch, %")
     handles, labels = right.get_legend_handles_labels()
     tested = _group_by_label(rows)
@@ -278,11 +294,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Tables and plots from result rows.")
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, help="PNG with the curves")
+    parser.add_argument("--against", choices=list(AXES), default="step")
     arguments = parser.parse_args()
     rows = load(arguments.results)
     print(table(rows))
     if arguments.out:
-        plot_curves(rows, arguments.results.parent, arguments.out)
+        folder = arguments.results.parent
+        plot_curves(rows, folder, arguments.out, arguments.against)
         print(f"Plot: {arguments.out}")
 
 

@@ -386,17 +386,22 @@ def train(config: Config) -> dict[str, Any]:
     state = jax.jit(init, out_shardings=everywhere)(jax.random.key(config.seed))
     inputs = state, images, labels, next_indices(0)
 
-    def compile_step(estimator: str | None) -> jax.stages.Compiled:
-        step = make_step(config, model, tx, mesh, estimator)
-        return jax.jit(step, donate_argnums=0).lower(*inputs).compile()
+    # What a step costs in gradients is counted against one that takes a gradient and
+    # nothing else.
+    nothing = optax.with_extra_args_support(optax.identity())
+    gradient_inputs = state._replace(opt_state=nothing.init(state.params)), *inputs[1:]
+    gradient_step = make_step(config, model, nothing, mesh)
+    gradient_flops = metrics.flops(jax.jit(gradient_step).lower(*gradient_inputs))
 
-    step_fn = compile_step(None)
+    def compile_step(estimator: str | None) -> tuple[jax.stages.Compiled, float]:
+        step = make_step(config, model, tx, mesh, estimator)
+        lowered = jax.jit(step, donate_argnums=0).lower(*inputs)
+        return lowered.compile(), metrics.flops(lowered) / gradient_flops
+
     estimator = optimizers.ESTIMATORS.get(config.optimizer)
-    # What a step costs in gradients: 1, and more where it estimates curvature.
-    refresh_fn, refresh_cost = step_fn, 1.0
+    plain = refresh = compile_step(None)
     if estimator is not None:
-        refresh_fn = compile_step(estimator)
-        refresh_cost = metrics.flops(refresh_fn) / metrics.flops(step_fn)
+        refresh = compile_step(estimator)
     compile_seconds = time.perf_counter() - start
 
     # ---- Training ---------------------------------------------------------------
@@ -406,25 +411,27 @@ def train(config: Config) -> dict[str, Any]:
     curve = metrics.CurveWriter(config.out / f"{run}.jsonl", config.tensorboard)
     progress = metrics.Progress(run, total_steps, config.progress)
     status, pending, last = "finished", [], {}
-    refreshes = 0
+    spent, seconds = 0.0, 0.0
     start = time.perf_counter()
     for step in range(total_steps):
-        refresh = estimator is not None and step % config.refresh_every == 0
-        refreshes += refresh
-        run_step = refresh_fn if refresh else step_fn
-        state, scalars = run_step(state, images, labels, next_indices(step))
-        pending.append(scalars)
+        step_fn, cost = plain if step % config.refresh_every else refresh
+        state, scalars = step_fn(state, images, labels, next_indices(step))
+        spent += cost
+        pending.append({**scalars, "gradient_equivalents": spent})
         # The device is waited for only here; in between, steps queue up behind it.
         if len(pending) < config.log_every and step + 1 < total_steps:
             continue
-        for offset, scalars in enumerate(jax.device_get(pending)):
+        pending = jax.device_get(pending)
+        before, seconds = seconds, time.perf_counter() - start
+        for offset, scalars in enumerate(pending):
             at = step + 1 - len(pending) + offset
             last = {name: float(value) for name, value in scalars.items()}
             last["learning_rate"] = float(rates[at])
+            # Time is read once for all of them: in between it is shared out evenly.
+            last["seconds"] = before + (offset + 1) / len(pending) * (seconds - before)
             curve.write(at, last)
         curve.flush()
         pending = []
-        seconds = time.perf_counter() - start
         images_per_second = (step + 1) * config.batch_size / seconds
         progress.show(step + 1, {**last, "images/s": images_per_second})
         if not math.isfinite(last["loss"]):
@@ -477,7 +484,7 @@ def train(config: Config) -> dict[str, Any]:
         "status": status,
         **{name: metrics.finite(value) for name, value in final.items()},
         "num_steps": steps_done,
-        "gradient_equivalents": round(steps_done + refreshes * (refresh_cost - 1), 1),
+        "gradient_equivalents": round(spent, 1),
         "num_parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "seconds": round(seconds, 3),
         "images_per_second": round(steps_done * config.batch_size / seconds, 1),
