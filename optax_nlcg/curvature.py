@@ -147,12 +147,12 @@ def value_grad_and_hessian_diagonal(
 
     References:
         Bekas, Kokiopoulou & Saad, `An estimator for the diagonal of a matrix
-        <https://doi.org/10.1016/j.apnum.2007.01.003>`_, 2007, equation 2.
+        <https://doi.org/10.1016/j.apnum.2007.01.003>`_, 2007.
 
         Pearlmutter, `Fast exact multiplication by the Hessian
         <https://doi.org/10.1162/neco.1994.6.1.147>`_, 1994.
 
-        Liu et al., `Sophia <https://arxiv.org/abs/2305.14342>`_, 2023, algorithm 2.
+        Liu et al., `Sophia <https://arxiv.org/abs/2305.14342>`_, 2023.
     """
     arguments.check_choice("method", method, METHODS)
     arguments.check_number("num_probes", num_probes, low=1, integer=True)

@@ -21,7 +21,7 @@ class HessianDiagonalState(NamedTuple):
     Attributes:
         count: number of steps, int32 scalar.
         num_refreshes: number of diagonals that entered the average, int32 scalar.
-        num_skipped: number of diagonals dropped because they were not finite, int32
+        num_skipped: number of gradients and of diagonals that were not finite, int32
             scalar.
         average: average of the diagonals, like the parameters, in units of the
             curvature; a complex leaf holds the entry of the real part in its real part
@@ -84,7 +84,8 @@ def scale_by_hessian_diagonal(
     ``params``, with the key ``jax.random.fold_in(jax.random.key(seed), step)``. Both
     steps are in one program; on CPU a branch makes XLA's convolutions slow.
 
-    An estimate that is not finite is dropped and counted.
+    An estimate that is not finite is dropped and counted; a gradient that is not finite
+    gives a zero update.
 
     Args:
         estimator: ``"hutchinson"``, ``"gauss_newton_bartlett"`` (``value_fn`` then
@@ -132,8 +133,7 @@ def scale_by_hessian_diagonal(
         True
 
     References:
-        Yao et al., `AdaHessian <https://arxiv.org/abs/2006.00719>`_, 2021, equations
-        7 to 10.
+        Yao et al., `AdaHessian <https://arxiv.org/abs/2006.00719>`_, 2021.
 
         Liu et al., `Sophia <https://arxiv.org/abs/2305.14342>`_, 2023.
     """
@@ -234,11 +234,17 @@ def scale_by_hessian_diagonal(
                 hessian_diagonal, state.average, stage=stage, name="hessian_diagonal"
             )
             state = average_in(state, hessian_diagonal)
-        state = state._replace(count=optax.safe_increment(state.count))
 
         mean = state.curvature_mean
         z = tree.map_components(
             lambda g, d: g * factor(d.astype(mean.dtype), mean), updates, state.average
+        )
+        (gz,) = tree.inner_products([(updates, z)], mean.dtype)
+        finite = jnp.isfinite(gz)
+        z = jax.tree.map(lambda z: jnp.where(finite, z, 0), z)
+        state = state._replace(
+            count=optax.safe_increment(state.count),
+            num_skipped=state.num_skipped + (~finite).astype(jnp.int32),
         )
         return tree.cast_like(z, updates if params is None else params), state
 

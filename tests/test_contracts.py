@@ -19,6 +19,7 @@ TRANSFORMATIONS = {
         beta_rule="polak_ribiere", restart_every=5, restart_threshold=0.2
     ),
     "bfgs": optax_nlcg.scale_by_diagonal_bfgs,
+    "hessian_diagonal": optax_nlcg.scale_by_hessian_diagonal,
     "step": optax_nlcg.scale_by_step_line_search,
     "step_no_rollback": lambda: optax_nlcg.scale_by_step_line_search(rollback=False),
     "online": optax_nlcg.scale_by_online_line_search,
