@@ -69,7 +69,7 @@ def register(settings: dict) -> str:
 
 
 def table(rows: Sequence[report.Row]) -> str:
-    """Makes a table: what was changed, and what came of it; mean and spread of seeds."""
+    """Makes a table of variants, with mean and spread over seeds."""
     groups = {}
     for row in rows:
         config = row["config"]
