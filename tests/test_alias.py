@@ -97,3 +97,26 @@ def test_inject_hyperparams():
     got, _, _ = common.descend(injected, rosenbrock, x, 40)
     want, _, _ = common.descend(optax_nlcg.nlcg(2e-4), rosenbrock, x, 40)
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "copies"),
+    [
+        ({"preconditioner": optax.identity(), "line_search": optax.identity()}, 1),
+        (
+            {
+                "preconditioner": optax_nlcg.scale_by_hessian_diagonal(),
+                "line_search": optax.identity(),
+            },
+            2,
+        ),
+        ({}, 5),
+    ],
+    ids=["fletcher_reeves", "hessian_diagonal", "default"],
+)
+def test_memory_in_copies_of_the_parameters(parts, copies):
+    params = {"w": jnp.zeros((30, 40)), "b": jnp.zeros(40)}
+    state = optax_nlcg.nlcg(0.1, **parts).init(params)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    stored = sum(leaf.size for leaf in jax.tree.leaves(state))
+    assert stored // size == copies
