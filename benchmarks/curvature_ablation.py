@@ -30,11 +30,12 @@ from optax_nlcg import nlcg, scale_by_hessian_diagonal
 # Changes to the defaults of `scale_by_hessian_diagonal`; the first is none.
 SETTINGS = [
     {},
-    {"floor": 0.1},
+    {"floor": 0.03},
     {"power": 0.5},
     {"averaging": "signed"},
     {"decay": 0.0},
     {"floor": 0.01},
+    {"floor": 0.3},
     {"decay": 0.99},
     {"averaging": "signed", "decay": 0.99},
     {"average_spatial": True},

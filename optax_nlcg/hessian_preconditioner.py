@@ -48,7 +48,7 @@ def scale_by_hessian_diagonal(
     decay: float = 0.9,
     update_every: int = 10,
     num_probes: int = 1,
-    floor: float = 0.03,
+    floor: float = 0.1,
     damping: float = 0.0,
     power: float = 1.0,
     normalize: bool = True,
