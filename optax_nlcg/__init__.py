@@ -2,6 +2,7 @@
 
 from optax_nlcg import reference as reference
 from optax_nlcg.alias import nlcg as nlcg
+from optax_nlcg.alias import nonlinear_cg as nonlinear_cg
 from optax_nlcg.beta import BETA_RULES as BETA_RULES
 from optax_nlcg.beta import BetaRule as BetaRule
 from optax_nlcg.beta import InnerProducts as InnerProducts
@@ -33,4 +34,14 @@ from optax_nlcg.loss_search import (
 )
 from optax_nlcg.loss_search import (
     scale_by_step_line_search as scale_by_step_line_search,
+)
+from optax_nlcg.minimize import MinimizeResult as MinimizeResult
+from optax_nlcg.minimize import Status as Status
+from optax_nlcg.minimize import minimize as minimize
+from optax_nlcg.wolfe_search import (
+    HagerZhangLineSearchState as HagerZhangLineSearchState,
+)
+from optax_nlcg.wolfe_search import SearchOutcome as SearchOutcome
+from optax_nlcg.wolfe_search import (
+    scale_by_hager_zhang_line_search as scale_by_hager_zhang_line_search,
 )

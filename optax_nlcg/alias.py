@@ -7,6 +7,7 @@ from optax_nlcg.beta import BetaRule
 from optax_nlcg.bfgs import scale_by_diagonal_bfgs
 from optax_nlcg.direction import scale_by_conjugate_direction
 from optax_nlcg.loss_search import scale_by_step_line_search
+from optax_nlcg.wolfe_search import scale_by_hager_zhang_line_search
 
 
 def nlcg(
@@ -76,4 +77,17 @@ def nlcg(
         ),
         optax.scale_by_learning_rate(learning_rate),
         line_search,
+    )
+
+
+def nonlinear_cg(
+    *,
+    beta_rule: str | float | BetaRule = "hager_zhang",
+    preconditioner: optax.GradientTransformation | None = None,
+    line_search: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    return optax.chain(
+        scale_by_conjugate_direction(preconditioner, beta_rule=beta_rule),
+        optax.scale(-1.0),
+        line_search or scale_by_hager_zhang_line_search(),
     )

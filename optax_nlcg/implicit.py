@@ -1,0 +1,91 @@
+"""Derivatives of a minimiser by the implicit function theorem."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_nlcg.tree import Tree
+
+# Limit of linear conjugate gradient steps for one derivative.
+_MAX_LINEAR_STEPS = 1000
+
+
+def differentiate_implicitly(
+    solve: Callable[[Callable[[Tree], tuple[jax.Array, Any]], Tree], Any],
+    fun: Callable[..., tuple[jax.Array, Any]],
+    params: Tree,
+    args: tuple[Any, ...],
+) -> Any:
+    r"""Runs a minimiser so that its result can be differentiated.
+
+    At a strict minimum :math:`\nabla_x f(x, \theta) = 0` and :math:`H = \nabla_x^2 f` is
+    positive definite, so that
+
+    .. math:: H\, \dot x = -\partial_\theta \nabla_x f \, \dot\theta,
+
+    a system for linear conjugate gradients, which need only products with :math:`H`.
+    The rule is linear in :math:`\dot\theta` and can be transposed: both modes work.
+
+    Args:
+        solve: ``solve(fun, params)`` minimises ``fun(params)``, which returns a value
+            and anything else, and returns a tuple ``(solution, value, aux, info)``.
+        fun: ``fun(params, *args)`` to a pair of a value and anything else.
+        params: starting point, a tree of real arrays.
+        args: arguments to differentiate with respect to; so are arrays that ``fun``
+            closes over.
+
+    Returns:
+        What ``solve`` returns. ``info`` and the starting point have no derivative.
+    """
+    closed, constants = jax.closure_convert(fun, params, *args)
+
+    def with_theta(x, theta):
+        theta_args, theta_constants = theta
+        return closed(x, *theta_args, *theta_constants)
+
+    @jax.custom_jvp
+    def run(start, theta):
+        return solve(lambda x: with_theta(x, theta), start)
+
+    @run.defjvp
+    def run_jvp(primals, tangents):
+        (start, theta), (_, theta_dot) = primals, tangents
+        outputs = run(start, theta)
+        solution, info = outputs[0], outputs[3]
+
+        def gradient(x, th):
+            return jax.grad(lambda p: with_theta(p, th)[0])(x)
+
+        def hessian_product(v):
+            return jax.jvp(lambda x: gradient(x, theta), (solution,), (v,))[1]
+
+        _, mixed = jax.jvp(lambda th: gradient(solution, th), (theta,), (theta_dot,))
+        solution_dot = _solve_linear(hessian_product, jax.tree.map(jnp.negative, mixed))
+        _, (value_dot, aux_dot) = jax.jvp(
+            with_theta, (solution, theta), (solution_dot, theta_dot)
+        )
+        return outputs, (solution_dot, value_dot, aux_dot, _no_tangent(info))
+
+    return run(params, (args, constants))
+
+
+def _solve_linear(matvec: Callable[[Tree], Tree], rhs: Tree) -> Tree:
+    dtype = jnp.result_type(*jax.tree.leaves(rhs))
+    solution, _ = jax.scipy.sparse.linalg.cg(
+        matvec, rhs, tol=100 * float(jnp.finfo(dtype).eps), maxiter=_MAX_LINEAR_STEPS
+    )
+    return solution
+
+
+def _no_tangent(tree: Tree) -> Tree:
+    """Zero tangents, of the type that integers and truth values have."""
+
+    def zero(x):
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            return jnp.zeros_like(x)
+        return np.zeros(x.shape, jax.dtypes.float0)
+
+    return jax.tree.map(zero, tree)
