@@ -87,7 +87,9 @@ def nonlinear_cg(
     line_search: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     return optax.chain(
-        scale_by_conjugate_direction(preconditioner, beta_rule=beta_rule),
+        scale_by_conjugate_direction(
+            preconditioner, beta_rule=beta_rule, restart_cycles=6
+        ),
         optax.scale(-1.0),
         line_search or scale_by_hager_zhang_line_search(),
     )

@@ -51,6 +51,7 @@ def scale_by_conjugate_direction(
     beta_rule: str | float | BetaRule = "fletcher_reeves",
     beta_bounds: tuple[float, float] | None = None,
     restart_every: int | None = None,
+    restart_cycles: float | None = None,
     restart_threshold: float | None = None,
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -80,6 +81,9 @@ def scale_by_conjugate_direction(
             constant :math:`\beta` (heavy ball), or an :class:`optax_nlcg.BetaRule`.
         beta_bounds: interval that :math:`\beta` is clipped to. ``None``: not clipped.
         restart_every: start anew after so many steps. ``None``: never.
+        restart_cycles: start anew after so many times the number of parameters, which
+            is the number of steps that linear conjugate gradients need (6 is usual).
+            ``None``: never.
         restart_threshold: start anew where :math:`|g_{k-1}'z_k| \ge \nu\, g_k'z_k`
             (Powell; 0.2 is usual), that is, where successive gradients are far from
             orthogonal. ``None``: no such test.
@@ -124,6 +128,8 @@ def scale_by_conjugate_direction(
         _check_bounds(beta_bounds)
     if restart_every is not None:
         arguments.check_number("restart_every", restart_every, low=1, integer=True)
+    if restart_cycles is not None:
+        arguments.check_number("restart_cycles", restart_cycles, low=0, low_open=True)
     if restart_threshold is not None:
         arguments.check_number(
             "restart_threshold", restart_threshold, low=0, low_open=True
@@ -189,6 +195,10 @@ def scale_by_conjugate_direction(
         yz = dot.get("yz", zero)
         if restart_every is not None:
             restart |= state.since_restart >= restart_every
+        if restart_cycles is not None:
+            size = sum(leaf.size for leaf in jax.tree.leaves(updates))
+            longest = min(restart_cycles * size, jnp.iinfo(jnp.int32).max)
+            restart |= state.since_restart >= longest
         if restart_threshold is not None:
             restart |= jnp.abs(gz - yz) >= restart_threshold * gz
 

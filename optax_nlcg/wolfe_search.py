@@ -240,8 +240,8 @@ def scale_by_hager_zhang_line_search(
         # of a parabola through a probe of the value.
         predicted = _predict(state, origin, params, updates)
         unit_step = state.unit_step_error < unit_step_tolerance
-        resolved = jnp.abs(predicted * slope) > 1e4 * rounding * jnp.abs(value)
-        probes = starts & ~unit_step & resolved
+        visible = jnp.abs(predicted * slope) > 1e4 * rounding * jnp.abs(value)
+        probes = starts & ~unit_step & visible
         probed = jax.lax.cond(
             probes,
             lambda: jnp.asarray(value_fn(at(predicted))).astype(dtype),
@@ -253,10 +253,12 @@ def scale_by_hager_zhang_line_search(
         def accepted(point, tolerance):
             curved = point.slope >= curvature * slope
             drop = sufficient_decrease * point.step * slope
-            wolfe = curved & (point.value - value <= drop)
+            # A decrease too small for the loss's precision cannot be told from noise.
+            resolved = jnp.abs(drop) > rounding * jnp.abs(value)
+            wolfe = curved & (point.value - value <= drop) & resolved
             near = curved & (point.slope <= (2 * sufficient_decrease - 1) * slope)
             near &= point.value <= value + tolerance
-            return wolfe, near & state.approximate
+            return wolfe, near & (state.approximate | ~resolved)
 
         def unfinished(search):
             return search.outcome == SearchOutcome.NOT_STARTED
