@@ -607,11 +607,6 @@ def large() -> list[Problem]:
             _dixmaan(1, 0.26, 0.26, 0.26, (2, 0, 0, 2)),
             np.full(3000, 2.0),
         ),
-        (
-            "boundary_value_2000",
-            _least_squares(_discrete_boundary_value),
-            _boundary_start(2000),
-        ),
         ("minimal_surface_30x30", _minimal_surface(30), np.zeros(900)),
         ("matrix_square_root_400", square_root, square_root_start),
         ("eigen_decomposition_110", eigen, eigen_start),

@@ -86,10 +86,111 @@ def nonlinear_cg(
     preconditioner: optax.GradientTransformation | None = None,
     line_search: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
+    r"""Nonlinear conjugate gradients for a loss without noise (full batch).
+
+    .. math::
+
+        d_k = -P_k g_k + \beta_k d_{k-1}, \qquad x_{k+1} = x_k + a_k d_k
+
+    with a step :math:`a_k` that satisfies the Wolfe conditions, so that there is no
+    learning rate to choose. The defaults are the method of CG_DESCENT. Use it through
+    :func:`optax_nlcg.minimize`, or step by step like Optax's ``lbfgs``.
+
+    Args:
+        beta_rule: see :func:`optax_nlcg.scale_by_conjugate_direction`.
+        preconditioner: any Optax transformation; by default none.
+        line_search: a search that takes a descent update, Optax's zoom and backtracking
+            searches among them; by default
+            :func:`optax_nlcg.scale_by_hager_zhang_line_search`.
+
+    Returns:
+        The optimizer. ``update`` needs ``params``, ``value``, ``grad`` and
+        ``value_fn``. With the defaults the state holds three copies of the parameters.
+
+    Raises:
+        ValueError: if a rule is unknown.
+        TypeError: if an argument has the wrong type.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax, optax_nlcg
+        >>> def f(x): return jnp.sum(jnp.cosh(x - jnp.arange(3.)))
+        >>> solver = optax_nlcg.nonlinear_cg()
+        >>> value_and_grad = optax.value_and_grad_from_state(f)
+        >>> @jax.jit
+        ... def step(x, state):
+        ...     value, grad = value_and_grad(x, state=state)
+        ...     updates, state = solver.update(
+        ...         grad, state, x, value=value, grad=grad, value_fn=f
+        ...     )
+        ...     return optax.apply_updates(x, updates), state
+        >>> x = jnp.zeros(3)
+        >>> state = solver.init(x)
+        >>> for _ in range(10):
+        ...     x, state = step(x, state)
+        >>> bool(jnp.allclose(x, jnp.arange(3.), atol=1e-3))
+        True
+
+    References:
+        Hager & Zhang, `A new conjugate gradient method with guaranteed descent and an
+        efficient line search <https://doi.org/10.1137/030601880>`_, SIAM J. Optim.
+        2005; `Algorithm 851: CG_DESCENT <https://doi.org/10.1145/1132973.1132979>`_,
+        ACM TOMS 2006.
+    """
+    if line_search is None:
+        line_search = scale_by_hager_zhang_line_search()
+    arguments.check_transformation("line_search", line_search)
     return optax.chain(
+        # Restarts after 6 n steps, as in CG_DESCENT: they matter for few parameters.
         scale_by_conjugate_direction(
             preconditioner, beta_rule=beta_rule, restart_cycles=6
         ),
         optax.scale(-1.0),
-        line_search or scale_by_hager_zhang_line_search(),
+        line_search,
+    )
+
+
+def limited_memory_cg(
+    memory_size: int = 10,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Conjugate gradients that remember some steps, for a loss without noise.
+
+    It is what :func:`nonlinear_cg` becomes with the limited-memory BFGS matrix as its
+    preconditioner: that matrix maps :math:`y_k` to :math:`s_k`, so the Hager-Zhang
+    coefficient is zero, and the direction is that of L-BFGS. With exact steps on a
+    quadratic it is that of linear conjugate gradients. Directions are Optax's
+    ``scale_by_lbfgs``; steps are those of
+    :func:`optax_nlcg.scale_by_hager_zhang_line_search`, which starts at the unit step
+    where that has been right, and at the minimiser of a parabola elsewhere. It needs
+    fewer evaluations than :func:`nonlinear_cg`, for more memory.
+
+    Args:
+        memory_size: number of steps remembered, at least 1.
+
+    Returns:
+        The optimizer. ``update`` needs ``params``, ``value``, ``grad`` and
+        ``value_fn``. The state holds ``2 * memory_size + 3`` copies of the parameters.
+
+    Raises:
+        ValueError: if ``memory_size`` is less than 1.
+        TypeError: if it is not an integer.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax_nlcg
+        >>> def f(x): return jnp.sum(jnp.cosh(x - jnp.arange(3.)))
+        >>> solver = optax_nlcg.limited_memory_cg(memory_size=3)
+        >>> result = optax_nlcg.minimize(f, jnp.zeros(3), solver=solver, tol=1e-3)
+        >>> bool(result.converged)
+        True
+
+    References:
+        Liu & Nocedal, `On the limited memory BFGS method for large scale optimization
+        <https://doi.org/10.1007/BF01589116>`_, 1989; Hager & Zhang, `The limited memory
+        conjugate gradient method <https://doi.org/10.1137/120898097>`_, SIAM J. Optim.
+        2013.
+    """
+    arguments.check_number("memory_size", memory_size, low=1, integer=True)
+    return optax.chain(
+        optax.scale_by_lbfgs(memory_size=memory_size),
+        optax.scale(-1.0),
+        scale_by_hager_zhang_line_search(unit_step_tolerance=0.5),
     )

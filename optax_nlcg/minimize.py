@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_nlcg import arguments, tree
-from optax_nlcg.alias import nonlinear_cg
+from optax_nlcg.alias import limited_memory_cg
 from optax_nlcg.implicit import differentiate_implicitly
 from optax_nlcg.tree import Tree
 from optax_nlcg.wolfe_search import HagerZhangLineSearchState
@@ -167,7 +167,8 @@ def minimize(
         args: further arguments of ``fun``.
         solver: Optax transformation that makes complete steps, a chain that ends in a
             line search or in a learning rate. It is given ``value``, ``grad`` and
-            ``value_fn``. By default :func:`optax_nlcg.nonlinear_cg`.
+            ``value_fn``. By default :func:`optax_nlcg.limited_memory_cg`, which needs the
+            fewest evaluations; :func:`optax_nlcg.nonlinear_cg` needs the least memory.
         tol: largest absolute entry of the gradient to accept. It has the units of the
             gradient: scale it with ``fun``.
         max_steps: most steps; ``None``: no limit.
@@ -197,7 +198,7 @@ def minimize(
         True
     """
     if solver is None:
-        solver = nonlinear_cg()
+        solver = limited_memory_cg()
     arguments.check_transformation("solver", solver)
     arguments.check_number("tol", tol, low=0)
     arguments.check_number("max_evaluations", max_evaluations, low=1, integer=True)

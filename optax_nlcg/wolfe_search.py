@@ -149,14 +149,17 @@ def scale_by_hager_zhang_line_search(
         ...     optax_nlcg.scale_by_hager_zhang_line_search(),
         ... )
         >>> value_and_grad = optax.value_and_grad_from_state(f)
-        >>> x = jnp.array([-1.2, 1.0])
-        >>> state = solver.init(x)
-        >>> for _ in range(50):
+        >>> @jax.jit
+        ... def step(x, state):
         ...     value, grad = value_and_grad(x, state=state)
         ...     updates, state = solver.update(
         ...         grad, state, x, value=value, grad=grad, value_fn=f
         ...     )
-        ...     x = optax.apply_updates(x, updates)
+        ...     return optax.apply_updates(x, updates), state
+        >>> x = jnp.array([-1.2, 1.0])
+        >>> state = solver.init(x)
+        >>> for _ in range(50):
+        ...     x, state = step(x, state)
         >>> bool(jnp.allclose(x, 1.0, atol=1e-2))
         True
 

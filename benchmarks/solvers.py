@@ -1,0 +1,205 @@
+"""Full-batch solvers on the test problems: what they solve and what it costs.
+
+    python -m benchmarks.solvers --out benchmarks/results/solvers
+
+runs every solver that is installed on every problem, in float64, and writes one row a
+run to `runs.jsonl`, and from it a table (`table.md`) and Dolan and Moré's performance
+profile (`profile.png`). Rows that are there already are not run again. A run counts as
+solved when it computed a gradient whose largest entry is within the tolerance, and
+costs the values plus gradients computed until then.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import peers, report
+from benchmarks.metrics import environment
+from benchmarks.problems import Problem, all_problems
+
+TOL = 1e-6
+CAP = 10_000
+REFERENCE = "scipy CG"
+
+STYLES = {
+    "limited_memory_cg": ("#D55E00", "-", 2.4),
+    "nonlinear_cg": ("#D55E00", "--", 2.4),
+    "scipy CG": ("#000000", "--", 1.3),
+    "scipy L-BFGS-B": ("#000000", "-", 1.3),
+    "CG_DESCENT": ("#0072B2", "--", 1.3),
+    "CG_DESCENT memory": ("#0072B2", "-", 1.3),
+    "optax.lbfgs": ("#009E73", "-", 1.3),
+    "jaxopt NonlinearCG": ("#CC79A7", "--", 1.3),
+    "optimistix NonlinearCG": ("#E69F00", "--", 1.3),
+}
+
+
+def run_all(
+    out: pathlib.Path, names: list[str], problems: list[Problem]
+) -> list[dict[str, Any]]:
+    """Runs what is missing from `out/runs.jsonl` and returns all rows."""
+    path = out / "runs.jsonl"
+    rows = report.load(path) if path.exists() else []
+    done = {(row["solver"], row["problem"]) for row in rows}
+    for name in names:
+        for problem in problems:
+            if (name, problem.name) not in done:
+                row = run_one(name, problem)
+                rows.append(row)
+                with open(path, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{name:24} {problem.name:28} {row['evaluations']}", flush=True)
+    return rows
+
+
+def run_one(name: str, problem: Problem) -> dict[str, Any]:
+    """Runs one solver on one problem; the row says what it did and where."""
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        # Some solvers overflow on their way; their results tell how that ended.
+        warnings.simplefilter("ignore")
+        result = peers.run(name, problem, TOL, CAP)
+    value, grad = jax.jit(jax.value_and_grad(problem.fun))(result.params)
+    grad_norm = float(np.max(np.abs(grad)))
+    return {
+        "solver": name,
+        "problem": problem.name,
+        "group": problem.group,
+        "size": problem.start.size,
+        "tol": TOL,
+        "cap": CAP,
+        "evaluations": result.evaluations,
+        "total": result.total,
+        "reported": result.reported,
+        "success": result.success,
+        "false_success": bool(result.success) and not grad_norm <= TOL,
+        "value": float(value),
+        "grad_norm": grad_norm,
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def costs(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Evaluations by solver and problem; infinite where it was not solved."""
+    table: dict[str, dict[str, float]] = {}
+    for row in rows:
+        cost = np.inf if row["evaluations"] is None else float(row["evaluations"])
+        table.setdefault(row["solver"], {})[row["problem"]] = cost
+    return table
+
+
+def relative_cost(cost: dict[str, float], reference: dict[str, float]) -> float:
+    """Geometric mean of the ratio, over the problems that both solved."""
+    ratios = [
+        np.log(cost[problem] / reference[problem])
+        for problem in cost
+        if np.isfinite(cost[problem]) and np.isfinite(reference.get(problem, np.inf))
+    ]
+    return float(np.exp(np.mean(ratios)))
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table of the solvers, and one of every run."""
+    table = costs(rows)
+    problems = list(table[REFERENCE])
+    lines = [
+        f"Problems: {len(problems)}. Solved: largest gradient entry at most {TOL:g} "
+        f"within {CAP:,} evaluations (values plus gradients). Cost: geometric mean of "
+        f"the evaluations against {REFERENCE}'s and CG_DESCENT's, over the problems "
+        "that both solved. False success: reported, but not so at the returned point.",
+        "",
+        f"| solver | solved | cost / {REFERENCE} | cost / CG_DESCENT | false success |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name in peers.SOLVERS:
+        if name not in table:
+            continue
+        solved = sum(np.isfinite(cost) for cost in table[name].values())
+        wrong = sum(row["false_success"] for row in rows if row["solver"] == name)
+        own = [row["success"] for row in rows if row["solver"] == name]
+        cells = [
+            name,
+            str(solved),
+            f"{relative_cost(table[name], table[REFERENCE]):.2f}",
+            f"{relative_cost(table[name], table['CG_DESCENT']):.2f}"
+            if "CG_DESCENT" in table
+            else "",
+            "" if None in own else str(wrong),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    names = [name for name in peers.SOLVERS if name in table]
+    lines += ["", "Evaluations by problem; a dash where it was not solved.", ""]
+    lines += ["| problem | " + " | ".join(names) + " |"]
+    lines += ["|---|" + "---:|" * len(names)]
+    for problem in problems:
+        cells = [table[name].get(problem, np.inf) for name in names]
+        texts = [f"{cell:.0f}" if np.isfinite(cell) else "-" for cell in cells]
+        lines.append(f"| {problem} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Plots the share of problems solved within a factor of the best solver's cost."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    table = costs(rows)
+    names = [name for name in peers.SOLVERS if name in table]
+    problems = list(table[REFERENCE])
+    matrix = np.array([[table[n].get(p, np.inf) for p in problems] for n in names])
+    best = matrix.min(axis=0)
+    solvable = np.isfinite(best)
+    ratios = matrix[:, solvable] / best[solvable]
+    factors = np.geomspace(1, 64, 400)
+    figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
+    for name, row in zip(names, ratios, strict=True):
+        color, dashes, width = STYLES[name]
+        share = (row[:, None] <= factors).sum(axis=0) / len(problems)
+        axes.plot(factors, share, color=color, linestyle=dashes, lw=width, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(2.0 ** np.arange(7), [str(2**k) for k in range(7)])
+    axes.set_xlim(1, 64)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("evaluations, as a multiple of the best solver's")
+    axes.set_ylabel("share of problems solved within it")
+    axes.set_title(f"{len(problems)} problems to |g| ≤ {TOL:g}", loc="left")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8.5)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Runs what is missing and writes the table and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("runs/solvers")
+    )
+    parser.add_argument("--solvers", nargs="*", default=peers.installed())
+    parser.add_argument("--problems", nargs="*")
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    problems = [
+        problem
+        for problem in all_problems()
+        if not arguments.problems or problem.name in arguments.problems
+    ]
+    rows = run_all(arguments.out, arguments.solvers, problems)
+    (arguments.out / "environment.json").write_text(
+        json.dumps(environment(1), indent=1) + "\n"
+    )
+    (arguments.out / "table.md").write_text(summary(rows))
+    profile(rows, arguments.out / "profile.png")
+
+
+if __name__ == "__main__":
+    main()
