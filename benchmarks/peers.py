@@ -215,9 +215,11 @@ def _optimistix(problem, counter, cap):
     fun = counter.watch(problem.fun)
     solver = optimistix.NonlinearCG(rtol=1e-12, atol=1e-12)
     run = jax.jit(
-        lambda x: optimistix.minimise(
-            lambda y, _: fun(y), solver, x, max_steps=cap // 2, throw=False
-        ).value
+        lambda x: (
+            optimistix.minimise(
+                lambda y, _: fun(y), solver, x, max_steps=cap // 2, throw=False
+            ).value
+        )
     )
     return run(jnp.asarray(problem.start)), None, None
 

@@ -135,9 +135,7 @@ def _gulf(x):
 def _box(x):
     t = 0.1 * _indices(10)
     return (
-        jnp.exp(-t * x[0])
-        - jnp.exp(-t * x[1])
-        - x[2] * (np.exp(-t) - np.exp(-10 * t))
+        jnp.exp(-t * x[0]) - jnp.exp(-t * x[1]) - x[2] * (np.exp(-t) - np.exp(-10 * t))
     )
 
 
@@ -171,9 +169,7 @@ _KOWALIK_Y = np.array(
     [0.1957, 0.1947, 0.1735, 0.1600, 0.0844, 0.0627]
     + [0.0456, 0.0342, 0.0323, 0.0235, 0.0246]
 )
-_KOWALIK_U = np.array(
-    [4.0, 2, 1, 0.5, 0.25, 0.167, 0.125, 0.1, 0.0833, 0.0714, 0.0625]
-)
+_KOWALIK_U = np.array([4.0, 2, 1, 0.5, 0.25, 0.167, 0.125, 0.1, 0.0833, 0.0714, 0.0625])
 
 
 def _kowalik_osborne(x):
@@ -505,9 +501,7 @@ def _dixmaan(alpha, beta, gamma, delta, powers):
         return (
             1
             + jnp.sum(alpha * x**2 * i**k1)
-            + jnp.sum(
-                beta * x[:-1] ** 2 * (x[1:] + x[1:] ** 2) ** 2 * i[: n - 1] ** k2
-            )
+            + jnp.sum(beta * x[:-1] ** 2 * (x[1:] + x[1:] ** 2) ** 2 * i[: n - 1] ** k2)
             + jnp.sum(gamma * x[: 2 * m] ** 2 * x[m:] ** 4 * i[: 2 * m] ** k3)
             + jnp.sum(delta * x[:m] * x[2 * m :] * i[:m] ** k4)
         )

@@ -73,11 +73,14 @@ def differentiate_implicitly(
 
 
 def _solve_linear(matvec: Callable[[Tree], Tree], rhs: Tree) -> Tree:
-    dtype = jnp.result_type(*jax.tree.leaves(rhs))
-    solution, _ = jax.scipy.sparse.linalg.cg(
-        matvec, rhs, tol=100 * float(jnp.finfo(dtype).eps), maxiter=_MAX_LINEAR_STEPS
-    )
-    return solution
+    tol = 100 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(rhs))).eps)
+
+    def solve(matvec, rhs):
+        return jax.scipy.sparse.linalg.cg(
+            matvec, rhs, tol=tol, maxiter=_MAX_LINEAR_STEPS
+        )[0]
+
+    return jax.lax.custom_linear_solve(matvec, rhs, solve, symmetric=True)
 
 
 def _no_tangent(tree: Tree) -> Tree:

@@ -116,6 +116,7 @@ class _Loop(NamedTuple):
     best_params: Tree
     best_value: jax.Array
     best_grad_norm: jax.Array
+    least_value: jax.Array
     least_grad_norm: jax.Array
     optimizer: Tree
     restarted: jax.Array
@@ -257,8 +258,8 @@ def _run(
     dtype = tree.scalar_dtype(params)
 
     def iterate(at, value, grad):
-        grad_norm = optax.tree.norm(grad, ord=jnp.inf).astype(dtype)
-        return _Iterate(at, jnp.asarray(value).astype(dtype), grad, grad_norm)
+        value = jnp.asarray(value).astype(dtype)
+        return _Iterate(at, value, grad, tree.largest(grad, dtype))
 
     def status_of(current, loop_status, num_steps, num_evaluations):
         finite = jnp.isfinite(current.value) & jnp.isfinite(current.grad_norm)
@@ -298,8 +299,8 @@ def _run(
         # (Small updates can be lost in the addition, so it is the sum that tells.)
         pairs = zip(jax.tree.leaves(at), jax.tree.leaves(now.params), strict=True)
         moved = jnp.any(jnp.stack([jnp.any(a != b) for a, b in pairs]))
-        better = current.value < loop.best_value
-        progress = better | (current.grad_norm < loop.least_grad_norm)
+        progress = current.value < loop.least_value
+        progress |= current.grad_norm < loop.least_grad_norm
         idle = jnp.where(progress, 0, loop.idle + 1)
         stuck = (~moved & loop.restarted) | (idle >= _PATIENCE)
         status = status_of(
@@ -308,7 +309,13 @@ def _run(
             num_steps,
             num_evaluations,
         )
-        keep = (status == Status.CONVERGED) | better
+        # The best point has the least value, and of those that rounding does not tell
+        # apart the smallest gradient.
+        least_value = jnp.fmin(current.value, loop.least_value)
+        bar = least_value + 4 * jnp.finfo(dtype).eps * jnp.abs(least_value)
+        flatter = current.grad_norm < loop.best_grad_norm
+        keep = (current.value <= bar) & ((loop.best_value > bar) | flatter)
+        keep |= status == Status.CONVERGED
         if callback is not None:
             jax.debug.callback(
                 callback,
@@ -319,6 +326,7 @@ def _run(
             best_params=tree.select(keep, at, loop.best_params),
             best_value=jnp.where(keep, current.value, loop.best_value),
             best_grad_norm=jnp.where(keep, current.grad_norm, loop.best_grad_norm),
+            least_value=least_value,
             least_grad_norm=jnp.fmin(current.grad_norm, loop.least_grad_norm),
             optimizer=tree.select(moved, optimizer, solver.init(at)),
             restarted=~moved,
@@ -345,6 +353,7 @@ def _run(
             best_params=params,
             best_value=start.value,
             best_grad_norm=start.grad_norm,
+            least_value=start.value,
             least_grad_norm=start.grad_norm,
             optimizer=solver.init(params),
             restarted=jnp.ones((), bool),
@@ -379,12 +388,11 @@ def _evaluate_after(
     if isinstance(search, HagerZhangLineSearchState):
         return search.value, search.grad, search.num_evaluations
     if isinstance(search, optax.ScaleByZoomLinesearchState):
-        return search.value, search.grad, 2 * search.info.num_linesearch_steps
+        trials = jnp.asarray(search.info.num_linesearch_steps, jnp.int32)
+        return search.value, search.grad, 2 * trials
     value, grad = jax.value_and_grad(value_fn)(params)
-    trials = 0
-    if search is not None:
-        trials = search.info.num_linesearch_steps
-    return value, grad, jnp.asarray(trials + 2, jnp.int32)
+    trials = 0 if search is None else search.info.num_linesearch_steps
+    return value, grad, jnp.asarray(trials, jnp.int32) + 2
 
 
 def _check_function(fun, params, args, has_aux) -> None:

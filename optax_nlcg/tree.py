@@ -71,6 +71,25 @@ def inner_products(
     return jax.lax.optimization_barrier(jnp.stack(totals))
 
 
+def largest(tree: Tree, dtype: DTypeLike) -> jax.Array:
+    """Largest absolute value of the real numbers that a tree consists of.
+
+    Args:
+        tree: tree of arrays; a complex entry counts as two real ones.
+        dtype: dtype of the result.
+
+    Returns:
+        Scalar; NaN if an entry is NaN.
+    """
+
+    def leaf_largest(x):
+        if jnp.iscomplexobj(x):
+            x = jnp.stack([jnp.real(x), jnp.imag(x)])
+        return jnp.max(jnp.abs(x), initial=0).astype(dtype)
+
+    return jnp.max(jnp.stack([leaf_largest(x) for x in jax.tree.leaves(tree)]))
+
+
 def map_components(fn: Callable[..., jax.Array], *trees: Tree) -> Tree:
     """Maps a real elementwise function over trees whose leaves may be complex.
 

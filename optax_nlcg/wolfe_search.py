@@ -276,9 +276,7 @@ def scale_by_hager_zhang_line_search(
             wolfe, near = accepted(point, search.tolerance)
             done = ok & (wolfe | near)
             keep = done | (ok & (point.value < search.kept.value))
-            interval = bracket.advance(
-                search.interval, point, value + search.tolerance
-            )
+            interval = bracket.advance(search.interval, point, value + search.tolerance)
             # A bracket without an acceptable point: the loss is rougher than assumed.
             # Allow ten times the error and try its flatter end once more.
             widen = interval.collapsed & (search.num_widened < 5)
@@ -319,9 +317,7 @@ def scale_by_hager_zhang_line_search(
                 outcome=outcome.astype(jnp.int32),
             )
 
-        failure = jnp.where(
-            finite, SearchOutcome.NO_DESCENT, SearchOutcome.NOT_FINITE
-        )
+        failure = jnp.where(finite, SearchOutcome.NO_DESCENT, SearchOutcome.NOT_FINITE)
         search = jax.lax.while_loop(
             unfinished,
             evaluate,
@@ -348,7 +344,8 @@ def scale_by_hager_zhang_line_search(
             grad=search.kept_grad,
             value_scale=scale,
             value_weight=weight,
-            approximate=state.approximate | (jnp.abs(kept.value - value) <= 1e-3 * scale),
+            approximate=state.approximate
+            | (jnp.abs(kept.value - value) <= 1e-3 * scale),
             unit_step_error=_unit_step_error(state, origin, kept),
             num_evaluations=search.num_evaluations,
             outcome=search.outcome,
@@ -377,8 +374,7 @@ def _predict(
 
     # A first step has no scale but that of the parameters, or, if they are zero, the
     # decrease that would bring the loss to minus itself.
-    size = optax.tree.norm(params, ord=jnp.inf).astype(dtype)
-    length = optax.tree.norm(updates, ord=jnp.inf).astype(dtype)
+    size, length = tree.largest(params, dtype), tree.largest(updates, dtype)
     fall = _quotient(-2 * jnp.abs(origin.value), origin.slope, 0.0)
     first = jnp.where(size > 0, _quotient(0.01 * size, length, 1.0), fall)
     first = jnp.where(first > 0, first, _quotient(1.0, length, 1.0))

@@ -65,3 +65,20 @@ def descend(tx, fun, params, steps, **extra_args):
         params, state, value = step(params, state)
         losses.append(float(value))
     return params, state, np.array(losses)
+
+
+def counted(fun, calls):
+    """The function, appending to a list for each value and each gradient computed."""
+
+    @jax.custom_vjp
+    def watched(x):
+        jax.debug.callback(lambda: calls.append("value"))
+        return fun(x)
+
+    def backward(x, cotangent):
+        jax.debug.callback(lambda: calls.append("gradient"))
+        gradient = jax.grad(fun)(x)
+        return (jax.tree.map(lambda g: cotangent * g, gradient),)
+
+    watched.defvjp(lambda x: (watched(x), x), backward)
+    return watched

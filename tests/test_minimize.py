@@ -1,0 +1,364 @@
+"""minimize: its promises at the returned point, its counts, and its derivatives."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+import optax_nlcg
+from optax_nlcg import Status, minimize
+from tests import common
+
+SOLVERS = {
+    "limited memory": optax_nlcg.limited_memory_cg,
+    "cg": optax_nlcg.nonlinear_cg,
+    "cg zoom": lambda: optax_nlcg.nonlinear_cg(
+        beta_rule="polak_ribiere", line_search=optax.scale_by_zoom_linesearch(30)
+    ),
+    "cg backtracking": lambda: optax_nlcg.nonlinear_cg(
+        beta_rule="polak_ribiere",
+        line_search=optax.scale_by_backtracking_linesearch(30),
+    ),
+    "fixed rate": lambda: optax_nlcg.nlcg(0.02, beta_rule=0.8, beta_bounds=None),
+}
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def bowl(x):
+    return jnp.sum(jnp.cosh(x - jnp.arange(x.size)) + 0.1 * x**2)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solves_and_counts_what_happens(x64, name):
+    calls = []
+    fun = common.counted(bowl, calls)
+    result = jax.jit(lambda x: minimize(fun, x, solver=SOLVERS[name]()))(jnp.zeros(4))
+    jax.effects_barrier()
+    assert bool(result.converged), result.message
+    assert np.max(np.abs(jax.grad(bowl)(result.params))) <= 1e-6
+    want = scipy.optimize.minimize(bowl, np.zeros(4), jac=jax.grad(bowl), tol=1e-9)
+    np.testing.assert_allclose(result.params, want.x, atol=1e-6)
+    np.testing.assert_allclose(result.value, want.fun, rtol=1e-12)
+    assert int(result.num_evaluations) == len(calls)
+
+
+@pytest.mark.parametrize("name", ["limited memory", "cg"])
+def test_rosenbrock_in_few_evaluations(x64, name):
+    result = minimize(rosenbrock, jnp.asarray([-1.2, 1.0]), solver=SOLVERS[name]())
+    assert bool(result.converged)
+    np.testing.assert_allclose(result.params, 1, atol=1e-6)
+    # SciPy's CG needs 159, CG_DESCENT 6.8 138.
+    assert int(result.num_evaluations) < 138
+
+
+ENDS = {
+    "at the solution": (bowl, lambda: minimize_to(bowl), {}, Status.CONVERGED),
+    "steps": (rosenbrock, lambda: jnp.zeros(3), {"max_steps": 3}, Status.MAX_STEPS),
+    "no steps": (rosenbrock, lambda: jnp.zeros(3), {"max_steps": 0}, Status.MAX_STEPS),
+    "evaluations": (
+        rosenbrock,
+        lambda: jnp.zeros(3),
+        {"max_evaluations": 20},
+        Status.MAX_EVALUATIONS,
+    ),
+    "precision": (bowl, lambda: jnp.zeros(3), {"tol": 1e-30}, Status.STALLED),
+    "tolerance 0": (bowl, lambda: jnp.zeros(3), {"tol": 0.0}, Status.STALLED),
+    "nan": (lambda x: jnp.sum(jnp.log(x)), lambda: -jnp.ones(2), {}, Status.NOT_FINITE),
+    "nan gradient": (
+        lambda x: jnp.sum(jnp.sqrt(x)),
+        lambda: jnp.zeros(2),
+        {},
+        Status.NOT_FINITE,
+    ),
+    "no descent": (
+        common.counted(lambda x: jnp.sum(x), []),
+        lambda: jnp.ones(2),
+        {"max_evaluations": 300},
+        Status.MAX_EVALUATIONS,
+    ),
+}
+
+
+def minimize_to(fun, tol=1e-9):
+    return minimize(fun, jnp.zeros(3), tol=tol).params
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_says_how_it_ended(x64, name):
+    fun, start, options, status = ENDS[name]
+    result = minimize(fun, start(), **options)
+    assert Status(int(result.status)) == status, result.message
+    assert bool(result.converged) == (status == Status.CONVERGED)
+    assert result.message.startswith("converged") == bool(result.converged)
+    if status == Status.CONVERGED:
+        assert int(result.num_steps) == 0
+        assert int(result.num_evaluations) == 2
+    if status == Status.STALLED:
+        # The best that float64 can do, not just some point.
+        assert float(result.grad_norm) < 1e-13
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_success_is_never_claimed_falsely(x64, seed):
+    # Hard and easy, from far and near, with a cap that many do not reach in time.
+    rng = np.random.default_rng(seed)
+    a = jnp.asarray(common.spd_matrix(np.geomspace(1, 10.0 ** (2 * seed), 8), seed))
+
+    def fun(x):
+        return x @ a @ x + jnp.sum(jnp.sin(3 * x)) + 0.1 * jnp.sum(x**4)
+
+    starts = jnp.asarray(rng.normal(size=(16, 8)) * 10 ** rng.uniform(-2, 3, (16, 1)))
+    results = jax.jit(
+        jax.vmap(functools.partial(minimize, fun, max_evaluations=60 + 40 * seed))
+    )(starts)
+    grads = jax.vmap(jax.grad(fun))(results.params)
+    norms = np.max(np.abs(grads), axis=1)
+    np.testing.assert_array_equal(results.converged, norms <= 1e-6)
+    np.testing.assert_allclose(results.grad_norm, norms, rtol=1e-4, atol=1e-12)
+    values = jax.vmap(fun)(results.params)
+    np.testing.assert_allclose(results.value, values, rtol=1e-9)
+    assert np.all(values <= jax.vmap(fun)(starts))
+
+
+def test_returns_the_best_point_seen(x64):
+    # A rate beyond stability: the loss falls at first, then blows up.
+    fun = lambda x: x[0] ** 2 / 2 + 1000 * x[1] ** 2 / 2
+    seen = []
+    result = minimize(
+        fun,
+        jnp.asarray([10.0, 1e-12]),
+        solver=optax.sgd(0.01),
+        max_steps=60,
+        callback=lambda progress: seen.append(float(progress.value)),
+    )
+    jax.effects_barrier()
+    assert not bool(result.converged)
+    assert seen[-1] > 1e3 * min(seen)
+    np.testing.assert_allclose(result.value, min(seen))
+    np.testing.assert_allclose(result.value, fun(result.params))
+    np.testing.assert_allclose(
+        result.grad_norm, np.max(np.abs(jax.grad(fun)(result.params)))
+    )
+
+
+def test_lanes_are_independent(x64):
+    starts = jnp.asarray([[-1.2, 1.0], [1.0, 1.0], [5.0, -3.0], [np.nan, 1.0]])
+    run = functools.partial(minimize, rosenbrock, max_evaluations=200)
+    lanes = jax.jit(jax.vmap(run))(starts)
+    single = jax.jit(run)
+    for lane, start in enumerate(starts):
+        want = single(start)
+        got = jax.tree.map(lambda leaf: leaf[lane], lanes)
+        assert int(got.num_steps) == int(want.num_steps)
+        assert int(got.num_evaluations) == int(want.num_evaluations)
+        assert int(got.status) == int(want.status)
+        np.testing.assert_allclose(got.params, want.params, rtol=1e-8)
+    np.testing.assert_array_equal(lanes.num_evaluations[jnp.asarray([1, 3])], 2)
+    assert lanes.num_evaluations[0] != lanes.num_evaluations[2]
+
+
+def test_trees_and_awkward_names():
+    # Field names of Optax's states as keys, a scalar, an empty tree.
+    params = {"value": jnp.zeros(3), "grad": (jnp.zeros(()),), "none": None}
+
+    def fun(p):
+        return jnp.sum((p["value"] - 1) ** 2) + (p["grad"][0] + 2) ** 2
+
+    for name in ("limited memory", "cg zoom"):
+        result = minimize(fun, params, solver=SOLVERS[name](), tol=1e-3)
+        assert bool(result.converged)
+        assert jax.tree.structure(result.params) == jax.tree.structure(params)
+        np.testing.assert_allclose(result.params["value"], 1, atol=1e-3)
+        np.testing.assert_allclose(result.params["grad"][0], -2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "tol"), [("float32", 1e-4), ("bfloat16", 0.3)])
+def test_low_precision(dtype, tol):
+    def fun(x):
+        x = x.astype(jnp.float32)
+        return jnp.sum(jnp.cosh(x - 1) + 0.1 * x**2) + 1000
+
+    result = minimize(fun, jnp.linspace(-2, 2, 6).astype(dtype), tol=tol)
+    assert result.params.dtype == dtype
+    assert result.value.dtype == jnp.float32
+    assert bool(result.converged), result.message
+
+
+def test_float32_reaches_gradients_below_the_square_root_of_its_precision():
+    # The loss is 1000 and its rounding 6e-5: by values alone nothing below |g| ~ 1e-2
+    # can be told from the minimum.
+    def fun(x):
+        return jnp.sum(jnp.cosh(x - 1)) + 1000
+
+    result = minimize(fun, jnp.linspace(-2, 2, 6), tol=1e-4)
+    assert bool(result.converged), result.message
+
+
+def test_complex_parameters(x64):
+    target = jnp.asarray([1 + 2j, -3 + 0.5j])
+    fun = lambda p: jnp.sum(jnp.abs(p["z"] - target) ** 4) + (p["r"] - 1) ** 2
+    start = {"z": jnp.zeros(2, complex), "r": jnp.zeros(())}
+    for name in ("limited memory", "cg"):
+        result = minimize(fun, start, solver=SOLVERS[name](), tol=1e-9)
+        assert bool(result.converged)
+        assert result.params["z"].dtype == complex
+        np.testing.assert_allclose(result.params["z"], target, atol=1e-2)
+
+
+def test_history_and_callback(x64):
+    seen = []
+    result = minimize(
+        rosenbrock, jnp.zeros(3), callback=seen.append, record_history=True
+    )
+    jax.effects_barrier()
+    steps = int(result.num_steps)
+    assert [int(progress.num_steps) for progress in seen] == list(range(1, steps + 1))
+    history = result.history
+    assert np.all(np.isfinite(history.value[: steps + 1]))
+    assert np.all(np.isnan(history.value[steps + 1 :]))
+    assert float(history.value[0]) == float(rosenbrock(jnp.zeros(3)))
+    # The callback's thread knows nothing of `enable_x64` here and is told in float32.
+    np.testing.assert_allclose(
+        history.value[1 : steps + 1], [progress.value for progress in seen], rtol=1e-6
+    )
+    assert float(history.grad_norm[steps]) == float(result.grad_norm)
+    assert int(history.num_evaluations[steps]) == int(result.num_evaluations)
+
+
+def test_aux_is_that_of_the_solution(x64):
+    def fun(x, shift):
+        return jnp.sum((x - shift) ** 2), {"twice": 2 * x, "name": jnp.asarray(3)}
+
+    plain = minimize(lambda x, s: fun(x, s)[0], jnp.zeros(2), (1.5,))
+    result = minimize(fun, jnp.zeros(2), (1.5,), has_aux=True)
+    np.testing.assert_array_equal(result.aux["twice"], 2 * result.params)
+    assert int(result.aux["name"]) == 3
+    assert int(result.num_evaluations) == int(plain.num_evaluations) + 1
+    assert plain.aux is None
+
+
+@pytest.mark.parametrize("name", ["limited memory", "cg"])
+def test_scales_do_not_matter(x64, name):
+    start = jnp.asarray([-1.2, 1.0, 0.3])
+    scaled = lambda x: 2.0**-50 * rosenbrock(x * 2.0**20)
+    want = minimize(rosenbrock, start, solver=SOLVERS[name](), tol=2.0**-20)
+    got = minimize(
+        scaled, start * 2.0**-20, solver=SOLVERS[name](), tol=2.0 ** -(20 + 30)
+    )
+    assert bool(got.converged)
+    assert int(got.num_evaluations) == int(want.num_evaluations)
+    np.testing.assert_allclose(got.params * 2.0**20, want.params, rtol=1e-7)
+
+
+def ridge(x, a, b, penalty):
+    return jnp.sum((a @ x - b) ** 2) / 2 + penalty * jnp.sum(x**2) / 2
+
+
+def ridge_solution(a, b, penalty):
+    return jnp.linalg.solve(a.T @ a + penalty * jnp.eye(a.shape[1]), a.T @ b)
+
+
+def test_derivatives_of_the_solution(x64):
+    rng = np.random.default_rng(0)
+    a, b = jnp.asarray(rng.normal(size=(6, 3))), jnp.asarray(rng.normal(size=6))
+    solve = lambda *args: minimize(ridge, jnp.zeros(3), args, tol=1e-10).params
+    args = (a, b, jnp.asarray(0.5))
+    backward = jax.jit(jax.jacrev(solve, argnums=(0, 1, 2)))(*args)
+    want = jax.jacrev(ridge_solution, argnums=(0, 1, 2))(*args)
+    jax.tree.map(
+        lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-7, atol=1e-9),
+        backward,
+        want,
+    )
+    tangents = jax.tree.map(jnp.ones_like, args)
+    _, forward = jax.jvp(solve, args, tangents)
+    _, want = jax.jvp(ridge_solution, args, tangents)
+    np.testing.assert_allclose(forward, want, rtol=1e-7)
+
+
+def test_derivatives_by_closure_of_value_and_aux_under_vmap(x64):
+    # min_x sum cosh(x) - t x is at sinh(x) = t; its value has derivative -n x(t).
+    def outputs(t):
+        fun = lambda x: (jnp.sum(jnp.cosh(x) - t * x), x[0] ** 2)
+        result = minimize(fun, jnp.zeros(2), has_aux=True, tol=1e-10)
+        return result.params[0], result.value, result.aux
+
+    t = jnp.asarray([0.3, 1.7])
+    x = np.arcsinh(t)
+    dx = 1 / np.sqrt(1 + t**2)
+    for mode in (jax.jacrev, jax.jacfwd):
+        got = jax.vmap(mode(outputs))(t)
+        np.testing.assert_allclose(got[0], dx, rtol=1e-8)
+        np.testing.assert_allclose(got[1], -2 * x, rtol=1e-8)
+        np.testing.assert_allclose(got[2], 2 * x * dx, rtol=1e-8)
+
+
+def test_derivatives_with_complex_parameters(x64):
+    def real_part(t):
+        fun = lambda z: jnp.sum(jnp.abs(z - jax.lax.complex(t, t**2)) ** 2)
+        z = minimize(fun, jnp.zeros(1, complex), tol=1e-10).params
+        return jnp.real(z[0]) + 3 * jnp.imag(z[0])
+
+    np.testing.assert_allclose(jax.grad(real_part)(0.7), 1 + 3 * 1.4, rtol=1e-8)
+
+
+def test_the_start_has_no_derivative(x64):
+    gradient = jax.grad(lambda x0: jnp.sum(minimize(bowl, x0).params))(jnp.ones(3))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: minimize(bowl, jnp.arange(3)), TypeError, "floating point"),
+        (lambda: minimize(lambda x: x, jnp.ones(3)), ValueError, "real scalar"),
+        (
+            lambda: minimize(lambda x: (x[0], 1), jnp.ones(3)),
+            ValueError,
+            "has_aux=True",
+        ),
+        (lambda: minimize(bowl, jnp.ones(3), has_aux=True), ValueError, "a pair"),
+        (
+            lambda: minimize(lambda x: 1j * x[0], jnp.ones(3)),
+            ValueError,
+            "real scalar",
+        ),
+        (lambda: minimize(bowl, jnp.ones(3), tol=-1.0), ValueError, "tol"),
+        (
+            lambda: minimize(bowl, jnp.ones(3), max_evaluations=0),
+            ValueError,
+            "max_evaluations",
+        ),
+        (
+            lambda: minimize(bowl, jnp.ones(3), solver=optax.adam),
+            TypeError,
+            "solver",
+        ),
+        (
+            lambda: optax_nlcg.limited_memory_cg(0),
+            ValueError,
+            "memory_size",
+        ),
+        (
+            lambda: optax_nlcg.nonlinear_cg(line_search=optax.sgd),
+            TypeError,
+            "line_search",
+        ),
+    ],
+)
+def test_errors_say_what_to_do(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
