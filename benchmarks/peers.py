@@ -7,6 +7,7 @@ run where they are installed.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import io
 from collections.abc import Callable
@@ -127,7 +128,7 @@ def _scipy(method: str) -> Solver:
 
 def _cg_descent(memory: int) -> Solver:
     def run(problem, counter, cap):
-        import pycgdescent
+        pycgdescent: Any = importlib.import_module("pycgdescent")
 
         value, gradient = counter.host(problem.fun)
 
@@ -188,7 +189,7 @@ def _optax_lbfgs(problem, counter, cap):
 
 
 def _jaxopt(problem, counter, cap):
-    import jaxopt
+    jaxopt: Any = importlib.import_module("jaxopt")
 
     solver = jaxopt.NonlinearCG(counter.watch(problem.fun), maxiter=cap, tol=0.0)
 
@@ -210,7 +211,7 @@ def _jaxopt(problem, counter, cap):
 
 def _optimistix(problem, counter, cap):
     """Stops by changes of its iterates; set so tight that it runs to the tolerance."""
-    import optimistix
+    optimistix: Any = importlib.import_module("optimistix")
 
     fun = counter.watch(problem.fun)
     solver = optimistix.NonlinearCG(rtol=1e-12, atol=1e-12)

@@ -47,6 +47,10 @@ def _least_squares(residuals):
     return lambda x: jnp.sum(residuals(x) ** 2)
 
 
+def _numbers(text):
+    return np.array(text.split(), np.float64)
+
+
 def _indices(n):
     return np.arange(1, n + 1, dtype=np.float64)
 
@@ -94,10 +98,9 @@ def _helical_valley(x):
     return jnp.stack([10 * (c - 10 * theta), 10 * (jnp.hypot(a, b) - 1), c])
 
 
-_BARD = np.array(
-    [0.14, 0.18, 0.22, 0.25, 0.29, 0.32, 0.35, 0.39, 0.37, 0.58]
-    + [0.73, 0.96, 1.34, 2.10, 4.39]
-)
+_BARD = _numbers("""
+    0.14 0.18 0.22 0.25 0.29 0.32 0.35 0.39 0.37 0.58 0.73 0.96 1.34 2.1 4.39
+""")
 
 
 def _bard(x):
@@ -106,7 +109,9 @@ def _bard(x):
     return _BARD - (x[0] + u / (v * x[1] + np.minimum(u, v) * x[2]))
 
 
-_GAUSSIAN = np.array([0.0009, 0.0044, 0.0175, 0.0540, 0.1295, 0.2420, 0.3521, 0.3989])
+_GAUSSIAN = _numbers("""
+    0.0009 0.0044 0.0175 0.054 0.1295 0.242 0.3521 0.3989
+""")
 _GAUSSIAN = np.concatenate([_GAUSSIAN, _GAUSSIAN[-2::-1]])
 
 
@@ -115,10 +120,10 @@ def _gaussian(x):
     return x[0] * jnp.exp(-x[1] * (t - x[2]) ** 2 / 2) - _GAUSSIAN
 
 
-_MEYER = np.array(
-    [34780.0, 28610, 23650, 19630, 16370, 13720, 11540, 9744]
-    + [8261, 7030, 6005, 5147, 4427, 3820, 3307, 2872]
-)
+_MEYER = _numbers("""
+    34780 28610 23650 19630 16370 13720 11540 9744 8261 7030 6005 5147 4427 3820
+    3307 2872
+""")
 
 
 def _meyer(x):
@@ -165,11 +170,12 @@ def _wood(x):
     )
 
 
-_KOWALIK_Y = np.array(
-    [0.1957, 0.1947, 0.1735, 0.1600, 0.0844, 0.0627]
-    + [0.0456, 0.0342, 0.0323, 0.0235, 0.0246]
-)
-_KOWALIK_U = np.array([4.0, 2, 1, 0.5, 0.25, 0.167, 0.125, 0.1, 0.0833, 0.0714, 0.0625])
+_KOWALIK_Y = _numbers("""
+    0.1957 0.1947 0.1735 0.16 0.0844 0.0627 0.0456 0.0342 0.0323 0.0235 0.0246
+""")
+_KOWALIK_U = _numbers("""
+    4 2 1 0.5 0.25 0.167 0.125 0.1 0.0833 0.0714 0.0625
+""")
 
 
 def _kowalik_osborne(x):
@@ -183,11 +189,11 @@ def _brown_dennis(x):
     return (a + t * b - np.exp(t)) ** 2 + (c + d * np.sin(t) - np.cos(t)) ** 2
 
 
-_OSBORNE_1 = np.array(
-    [0.844, 0.908, 0.932, 0.936, 0.925, 0.908, 0.881, 0.850, 0.818, 0.784, 0.751]
-    + [0.718, 0.685, 0.658, 0.628, 0.603, 0.580, 0.558, 0.538, 0.522, 0.506, 0.490]
-    + [0.478, 0.467, 0.457, 0.448, 0.438, 0.431, 0.424, 0.420, 0.414, 0.411, 0.406]
-)
+_OSBORNE_1 = _numbers("""
+    0.844 0.908 0.932 0.936 0.925 0.908 0.881 0.85 0.818 0.784 0.751 0.718 0.685
+    0.658 0.628 0.603 0.58 0.558 0.538 0.522 0.506 0.49 0.478 0.467 0.457 0.448
+    0.438 0.431 0.424 0.42 0.414 0.411 0.406
+""")
 
 
 def _osborne_1(x):
@@ -195,14 +201,13 @@ def _osborne_1(x):
     return _OSBORNE_1 - (x[0] + x[1] * jnp.exp(-t * x[3]) + x[2] * jnp.exp(-t * x[4]))
 
 
-_OSBORNE_2 = np.array(
-    [1.366, 1.191, 1.112, 1.013, 0.991, 0.885, 0.831, 0.847, 0.786, 0.725, 0.746]
-    + [0.679, 0.608, 0.655, 0.616, 0.606, 0.602, 0.626, 0.651, 0.724, 0.649, 0.649]
-    + [0.694, 0.644, 0.624, 0.661, 0.612, 0.558, 0.533, 0.495, 0.500, 0.423, 0.395]
-    + [0.375, 0.372, 0.391, 0.396, 0.405, 0.428, 0.429, 0.523, 0.562, 0.607, 0.653]
-    + [0.672, 0.708, 0.633, 0.668, 0.645, 0.632, 0.591, 0.559, 0.597, 0.625, 0.739]
-    + [0.710, 0.729, 0.720, 0.636, 0.581, 0.428, 0.292, 0.162, 0.098, 0.054]
-)
+_OSBORNE_2 = _numbers("""
+    1.366 1.191 1.112 1.013 0.991 0.885 0.831 0.847 0.786 0.725 0.746 0.679 0.608
+    0.655 0.616 0.606 0.602 0.626 0.651 0.724 0.649 0.649 0.694 0.644 0.624 0.661
+    0.612 0.558 0.533 0.495 0.5 0.423 0.395 0.375 0.372 0.391 0.396 0.405 0.428
+    0.429 0.523 0.562 0.607 0.653 0.672 0.708 0.633 0.668 0.645 0.632 0.591 0.559
+    0.597 0.625 0.739 0.71 0.729 0.72 0.636 0.581 0.428 0.292 0.162 0.098 0.054
+""")
 
 
 def _osborne_2(x):
@@ -330,7 +335,10 @@ def _chebyquad(x):
 
 def more_garbow_hillstrom() -> list[Problem]:
     """The Moré-Garbow-Hillstrom collection, the numbered problems 1 to 35."""
-    tiled = lambda n, *values: np.tile(np.array(values), n // len(values))
+
+    def tiled(n, *values):
+        return np.tile(np.array(values), n // len(values))
+
     entries = [
         ("rosenbrock", _extended_rosenbrock, [-1.2, 1.0]),
         ("freudenstein_roth", _freudenstein_roth, [0.5, -2.0]),
@@ -764,7 +772,10 @@ def _badly_scaled_quadratic(n, decades, seed):
     core = factor @ factor.T / (2 * n)
     matrix = scale[:, None] * core * scale
     linear = scale * rng.standard_normal(n)
-    fun = lambda x: x @ (matrix @ x) / 2 - linear @ x
+
+    def fun(x):
+        return x @ (matrix @ x) / 2 - linear @ x
+
     return fun, np.zeros(n), np.diag(matrix).copy()
 
 

@@ -179,7 +179,9 @@ def profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 def main() -> None:
     """Runs what is missing and writes the table and the plot."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Runs full-batch solvers on test problems."
+    )
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs/solvers")
     )

@@ -124,7 +124,9 @@ def advance(old: Interval, point: Point, ceiling: jax.Array) -> Interval:
 
 
 def _where(condition: jax.Array, on_true: Point, on_false: Point) -> Point:
-    return Point(*(jnp.where(condition, a, b) for a, b in zip(on_true, on_false)))
+    return Point(
+        *(jnp.where(condition, *pair) for pair in zip(on_true, on_false, strict=True))
+    )
 
 
 def _expand(previous: Point, low: Point, limit: jax.Array) -> jax.Array:

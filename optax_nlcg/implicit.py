@@ -21,8 +21,8 @@ def differentiate_implicitly(
 ) -> Any:
     r"""Runs a minimiser so that its result can be differentiated.
 
-    At a strict minimum :math:`\nabla_x f(x, \theta) = 0` and :math:`H = \nabla_x^2 f` is
-    positive definite, so that
+    At a strict minimum :math:`\nabla_x f(x, \theta) = 0` and
+    :math:`H = \nabla_x^2 f` is positive definite, so that
 
     .. math:: H\, \dot x = -\partial_\theta \nabla_x f \, \dot\theta,
 

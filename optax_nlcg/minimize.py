@@ -168,8 +168,9 @@ def minimize(
         args: further arguments of ``fun``.
         solver: Optax transformation that makes complete steps, a chain that ends in a
             line search or in a learning rate. It is given ``value``, ``grad`` and
-            ``value_fn``. By default :func:`optax_nlcg.limited_memory_cg`, which needs the
-            fewest evaluations; :func:`optax_nlcg.nonlinear_cg` needs the least memory.
+            ``value_fn``. By default
+            :func:`optax_nlcg.limited_memory_cg`, which needs the fewest evaluations;
+            :func:`optax_nlcg.nonlinear_cg` needs the least memory.
         tol: largest absolute entry of the gradient to accept. It has the units of the
             gradient: scale it with ``fun``.
         max_steps: most steps; ``None``: no limit.
@@ -263,7 +264,9 @@ def _run(
 
     def status_of(current, loop_status, num_steps, num_evaluations):
         finite = jnp.isfinite(current.value) & jnp.isfinite(current.grad_norm)
-        status = jnp.where(num_evaluations >= max_evaluations, 3, loop_status)
+        status = jnp.where(
+            num_evaluations >= max_evaluations, Status.MAX_EVALUATIONS, loop_status
+        )
         if max_steps is not None:
             status = jnp.where(num_steps >= max_steps, Status.MAX_STEPS, status)
         status = jnp.where(finite, status, Status.NOT_FINITE)
@@ -389,7 +392,7 @@ def _evaluate_after(
         return search.value, search.grad, search.num_evaluations
     if isinstance(search, optax.ScaleByZoomLinesearchState):
         trials = jnp.asarray(search.info.num_linesearch_steps, jnp.int32)
-        return search.value, search.grad, 2 * trials
+        return jnp.asarray(search.value), search.grad, 2 * trials
     value, grad = jax.value_and_grad(value_fn)(params)
     trials = 0 if search is None else search.info.num_linesearch_steps
     return value, grad, jnp.asarray(trials, jnp.int32) + 2
@@ -409,13 +412,12 @@ def _check_function(fun, params, args, has_aux) -> None:
             f"{jax.tree.structure(output)}."
         )
     value = output[0] if has_aux else output
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
-        hint = " (`has_aux=True` if it returns a pair)" if not has_aux else ""
-        raise ValueError(
-            f"`fun` must return a real scalar{hint}, got shape {shape} and dtype "
-            f"{dtype}."
-        )
+    is_array = isinstance(value, jax.ShapeDtypeStruct)
+    if not (
+        is_array and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)
+    ):
+        hint = "" if has_aux else " (`has_aux=True` if it returns a pair)"
+        raise ValueError(f"`fun` must return a real scalar{hint}, got {value}.")
 
 
 def _split(params: Tree) -> Tree:

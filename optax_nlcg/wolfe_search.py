@@ -220,6 +220,7 @@ def scale_by_hager_zhang_line_search(
         ):
             arguments.require(stage, name, argument, what=what, how=call)
         tree.check_match(updates, state.grad, stage=stage)
+        assert value_fn is not None
         dtype = state.step.dtype
         value = jnp.asarray(value)
         rounding = 10 * float(jnp.finfo(value.dtype).eps)
@@ -294,7 +295,10 @@ def scale_by_hager_zhang_line_search(
                 trials >= 2 * max_trials + probes.astype(jnp.int32)
             )
             kept = Point(
-                *(jnp.where(keep, new, old) for new, old in zip(point, search.kept))
+                *(
+                    jnp.where(keep, new, old)
+                    for new, old in zip(point, search.kept, strict=False)
+                )
             )
             outcome = jnp.where(
                 stop,

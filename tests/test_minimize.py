@@ -1,6 +1,7 @@
 """minimize: its promises at the returned point, its counts, and its derivatives."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -135,7 +136,9 @@ def test_success_is_never_claimed_falsely(x64, seed):
 
 def test_returns_the_best_point_seen(x64):
     # A rate beyond stability: the loss falls at first, then blows up.
-    fun = lambda x: x[0] ** 2 / 2 + 1000 * x[1] ** 2 / 2
+    def fun(x):
+        return x[0] ** 2 / 2 + 1000 * x[1] ** 2 / 2
+
     seen = []
     result = minimize(
         fun,
@@ -161,7 +164,7 @@ def test_lanes_are_independent(x64):
     single = jax.jit(run)
     for lane, start in enumerate(starts):
         want = single(start)
-        got = jax.tree.map(lambda leaf: leaf[lane], lanes)
+        got = jax.tree.map(operator.itemgetter(lane), lanes)
         assert int(got.num_steps) == int(want.num_steps)
         assert int(got.num_evaluations) == int(want.num_evaluations)
         assert int(got.status) == int(want.status)
@@ -209,7 +212,10 @@ def test_float32_reaches_gradients_below_the_square_root_of_its_precision():
 
 def test_complex_parameters(x64):
     target = jnp.asarray([1 + 2j, -3 + 0.5j])
-    fun = lambda p: jnp.sum(jnp.abs(p["z"] - target) ** 4) + (p["r"] - 1) ** 2
+
+    def fun(p):
+        return jnp.sum(jnp.abs(p["z"] - target) ** 4) + (p["r"] - 1) ** 2
+
     start = {"z": jnp.zeros(2, complex), "r": jnp.zeros(())}
     for name in ("limited memory", "cg"):
         result = minimize(fun, start, solver=SOLVERS[name](), tol=1e-9)
@@ -253,7 +259,10 @@ def test_aux_is_that_of_the_solution(x64):
 @pytest.mark.parametrize("name", ["limited memory", "cg"])
 def test_scales_do_not_matter(x64, name):
     start = jnp.asarray([-1.2, 1.0, 0.3])
-    scaled = lambda x: 2.0**-50 * rosenbrock(x * 2.0**20)
+
+    def scaled(x):
+        return 2.0**-50 * rosenbrock(x * 2.0**20)
+
     want = minimize(rosenbrock, start, solver=SOLVERS[name](), tol=2.0**-20)
     got = minimize(
         scaled, start * 2.0**-20, solver=SOLVERS[name](), tol=2.0 ** -(20 + 30)
@@ -274,7 +283,10 @@ def ridge_solution(a, b, penalty):
 def test_derivatives_of_the_solution(x64):
     rng = np.random.default_rng(0)
     a, b = jnp.asarray(rng.normal(size=(6, 3))), jnp.asarray(rng.normal(size=6))
-    solve = lambda *args: minimize(ridge, jnp.zeros(3), args, tol=1e-10).params
+
+    def solve(*args):
+        return minimize(ridge, jnp.zeros(3), args, tol=1e-10).params
+
     args = (a, b, jnp.asarray(0.5))
     backward = jax.jit(jax.jacrev(solve, argnums=(0, 1, 2)))(*args)
     want = jax.jacrev(ridge_solution, argnums=(0, 1, 2))(*args)
@@ -292,7 +304,9 @@ def test_derivatives_of_the_solution(x64):
 def test_derivatives_by_closure_of_value_and_aux_under_vmap(x64):
     # min_x sum cosh(x) - t x is at sinh(x) = t; its value has derivative -n x(t).
     def outputs(t):
-        fun = lambda x: (jnp.sum(jnp.cosh(x) - t * x), x[0] ** 2)
+        def fun(x):
+            return (jnp.sum(jnp.cosh(x) - t * x), x[0] ** 2)
+
         result = minimize(fun, jnp.zeros(2), has_aux=True, tol=1e-10)
         return result.params[0], result.value, result.aux
 
@@ -308,7 +322,9 @@ def test_derivatives_by_closure_of_value_and_aux_under_vmap(x64):
 
 def test_derivatives_with_complex_parameters(x64):
     def real_part(t):
-        fun = lambda z: jnp.sum(jnp.abs(z - jax.lax.complex(t, t**2)) ** 2)
+        def fun(z):
+            return jnp.sum(jnp.abs(z - jax.lax.complex(t, t**2)) ** 2)
+
         z = minimize(fun, jnp.zeros(1, complex), tol=1e-10).params
         return jnp.real(z[0]) + 3 * jnp.imag(z[0])
 

@@ -82,7 +82,9 @@ def test_gradient_of_the_loss_is_in_the_program_once():
     tx = optax_nlcg.scale_by_hager_zhang_line_search()
 
     def update(x):
-        fun = lambda x: jnp.sum(jax.lax.lgamma(x))
+        def fun(x):
+            return jnp.sum(jax.lax.lgamma(x))
+
         state = tx.init(x)
         return tx.update(-x, state, x, value=0.0, grad=x, value_fn=fun)
 
@@ -126,7 +128,9 @@ def test_state_holds_value_and_gradient_at_the_new_parameters(dtype):
 
 def test_trials_that_are_not_finite_are_backed_out_of(x64):
     # Finite for a < 1 only, and the update points 1e6 times too far.
-    phi = lambda a: -jnp.log(1 - a) - 5 * a
+    def phi(a):
+        return -jnp.log(1 - a) - 5 * a
+
     tx = optax_nlcg.scale_by_hager_zhang_line_search()
     state = tx.init(jnp.zeros(()))
     state = state._replace(count=3, step=jnp.ones(()), slope=-jnp.ones(()))
@@ -205,7 +209,10 @@ def test_missing_arguments_are_named(missing):
 def test_unknown_extra_arguments_are_ignored():
     tx = optax_nlcg.scale_by_hager_zhang_line_search()
     x = jnp.ones(2)
-    fun = lambda x: jnp.sum(x**2)
+
+    def fun(x):
+        return jnp.sum(x**2)
+
     updates, _ = tx.update(
         -x, tx.init(x), x, value=fun(x), grad=2 * x, value_fn=fun, batch=3
     )
