@@ -41,8 +41,8 @@ def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
     }
 
 
-def flops(program: jax.stages.Lowered) -> float:
-    """Floating-point operations of a program before compilation, by XLA's count."""
+def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
+    """Floating-point operations of a program, by XLA's count."""
     cost = program.cost_analysis()
     return cost["flops"] if cost else float("nan")
 
