@@ -12,4 +12,7 @@ def test_python_blocks_run():
     for block in blocks:
         scope = {}
         exec(block, scope)
-        assert float(scope["loss"]) < 2.0  # from 2.3 for ten classes
+        if "loss" in scope:
+            assert float(scope["loss"]) < 2.0  # from 2.3 for ten classes
+        else:
+            assert scope["result"].converged
