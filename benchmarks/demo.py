@@ -191,6 +191,7 @@ def main() -> None:
     out = arguments.out
     results = out / "results.jsonl"
     results.unlink(missing_ok=True)
+    metrics.git_commit()  # as it is now, not when the runs end
 
     start = time.perf_counter()
     rows = []

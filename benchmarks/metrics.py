@@ -134,8 +134,9 @@ def environment(num_devices: int) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """The commit of this checkout, "+" appended if files differ from it.
+    """The commit of this checkout when first asked, "+" appended if files differ.
 
     A copy without its history, as on a cluster, takes it from GIT_COMMIT.
     """

@@ -344,6 +344,7 @@ def train(config: Config) -> dict[str, Any]:
       and environment; "curve" names the file of the metrics of each step.
     """
     # Whatever can be wrong with the config is said before anything takes time.
+    metrics.git_commit()  # as it is now, not when the run ends
     devices = jax.devices()
     if config.num_devices is not None:
         if not 1 <= config.num_devices <= len(devices):
