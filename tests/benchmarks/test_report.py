@@ -64,7 +64,7 @@ def test_diverged_runs_count_as_wrong(rows):
 def test_batch_size_table_marks_ends_of_the_grid(rows):
     lines = report.batch_size_table(rows).splitlines()
     assert lines[0].split("|")[2].strip() == "batch 64"
-    assert lines[2].split("|")[2].strip() == "91.0 ± 1.0 @0.1*"
+    assert lines[2].split("|")[2].strip() == "91.0 ± 1.4 @0.1*"
 
 
 @pytest.mark.parametrize("plot", [report.plot_demo, report.plot_curves])
