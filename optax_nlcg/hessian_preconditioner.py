@@ -84,6 +84,13 @@ def scale_by_hessian_diagonal(
     ``params``, with the key ``jax.random.fold_in(jax.random.key(seed), step)``. Both
     steps are in one program; on CPU a branch makes XLA's convolutions slow.
 
+    A new estimate changes the metric in which successive directions are conjugate. In
+    stochastic training leave it at that. With exact steps on a full batch
+    Fletcher-Reeves, whose coefficient would mix two metrics, must start anew at every
+    estimate: ``scale_by_conjugate_direction(..., restart_every=update_every)``. Rules
+    that use the change of the gradient, such as Polak-Ribiere and Hager-Zhang, recover
+    by themselves.
+
     An estimate that is not finite is dropped and counted; a gradient that is not finite
     gives a zero update.
 

@@ -247,6 +247,44 @@ def test_an_ill_conditioned_diagonal_quadratic_takes_a_handful_of_steps():
     assert solve(optax.identity(), 50) > 0.1
 
 
+def test_after_a_refresh_fletcher_reeves_must_start_anew_and_polak_ribiere_not():
+    """With exact steps: coefficients that mix two metrics spoil Fletcher-Reeves.
+
+    Condition number 1e6, with off-diagonal curvature, so that estimates are noisy.
+    """
+    n, update_every = 100, 10
+    rng = np.random.default_rng(0)
+    coupling = rng.normal(size=(n, n)) / np.sqrt(n)
+    scale = np.sqrt(np.logspace(-3, 3, n))
+    hessian = np.eye(n) + 0.1 * coupling @ coupling.T
+    hessian = jnp.asarray(scale[:, None] * hessian * scale, jnp.float32)
+    start = jnp.asarray(rng.normal(size=n) / scale, jnp.float32)
+    fun = lambda x: x @ hessian @ x / 2  # noqa: E731
+
+    def solve(beta_rule, restart_every):
+        tx = optax_nlcg.scale_by_conjugate_direction(
+            optax_nlcg.scale_by_hessian_diagonal(floor=1e-8, update_every=update_every),
+            beta_rule=beta_rule,
+            restart_every=restart_every,
+        )
+
+        def step(carry, _):
+            x, state = carry
+            g = hessian @ x
+            p, state = tx.update(g, state, x, value_fn=fun)
+            curvature = p @ hessian @ p
+            x = x - jnp.where(curvature > 0, (g @ p) / curvature, 0) * p
+            return (x, state), None
+
+        (x, _), _ = jax.lax.scan(step, (start, tx.init(start)), None, length=60)
+        return float(fun(x) / fun(start))
+
+    assert solve("fletcher_reeves", None) > 1e-6
+    assert solve("fletcher_reeves", update_every) < 1e-10
+    assert solve("polak_ribiere", None) < 1e-10
+    assert solve("hager_zhang", None) < 1e-10
+
+
 def test_step_length_one_with_the_inverse_hessians_scale():
     scale = jnp.logspace(-3, 3, 20)
     tx = optax.chain(
