@@ -37,7 +37,6 @@ class Run(NamedTuple):
     """
 
     evaluations: int | None
-    total: int
     reported: int | None
     success: bool | None
     params: np.ndarray
@@ -271,7 +270,6 @@ def run(name: str, problem: Problem, tol: float, cap: int) -> Run:
     params, success, reported = SOLVERS[name](problem, counter, cap)
     params = np.asarray(params)
     jax.effects_barrier()
-    evaluations = counter.at_tolerance
-    if evaluations is not None and evaluations > cap:
-        evaluations = None
-    return Run(evaluations, counter.total, reported, success, params)
+    by_gradient = name != "optimistix NonlinearCG"
+    evaluations = counter.total if by_gradient else counter.at_tolerance
+    return Run(evaluations, reported, success, params)

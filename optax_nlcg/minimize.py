@@ -128,7 +128,7 @@ class _Loop(NamedTuple):
 
 
 # Steps without a lower value or a smaller gradient before the search is given up.
-_PATIENCE = 100
+_PATIENCE = 300
 
 
 def minimize(

@@ -293,3 +293,14 @@ def test_accumulator_dtype():
     assert state.direction["a"].dtype == jnp.float32
     assert state.direction["z"].dtype == jnp.complex64
     assert updates["a"].dtype == jnp.bfloat16
+
+
+def test_restart_cycles():
+    tx = optax_nlcg.scale_by_conjugate_direction(restart_cycles=1.5)
+    g = {"a": jnp.asarray([1.0, 2.0]), "b": jnp.asarray(3.0)}  # n = 3: every 5th step
+    state = tx.init(g)
+    lengths = []
+    for _ in range(11):
+        _, state = tx.update(g, state, g)
+        lengths.append(int(state.since_restart))
+    assert lengths == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1]
