@@ -16,7 +16,7 @@ best of four, by the final loss. Writes `results.json`, `table.md` and `training
 import argparse
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -93,7 +93,7 @@ def relative_error(params: dict[str, jax.Array]) -> float:
     return float(jnp.linalg.norm(values - want) / jnp.linalg.norm(want))
 
 
-def solvers(evaluations: int) -> dict[str, optax.GradientTransformation]:
+def solvers(evaluations: int) -> Mapping[str, optax.GradientTransformation]:
     """What is compared; every step of Adam costs a value and a gradient."""
     steps = evaluations // 2
     return {

@@ -132,11 +132,11 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"{batch['lanes']} logistic regressions: {batch['vmap_seconds']:.2f} s in one "
         f"vmap, {batch['loop_seconds']:.2f} s in a loop of compiled calls "
-        f"({batch['loop_seconds'] / batch['vmap_seconds']:.1f} times as long); "
+        f"({batch['loop_seconds'] / batch['vmap_seconds']:.1f} times as long): "
         f"{batch['converged']} converged, {batch['equal_counts']} with the same number "
         "of evaluations as alone.",
         "",
-        f"Device: {results['environment']['device']}, {results['environment']['date']}.",
+        "Device: {device}, {date}.".format_map(results["environment"]),
     ]
     return "\n".join(lines) + "\n"
 

@@ -115,10 +115,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
     table = costs(rows)
     problems = list(table[REFERENCE])
     lines = [
-        f"Problems: {len(problems)}. Solved: largest gradient entry at most {TOL:g} at "
-        f"the returned point, within {CAP:,} evaluations (values plus gradients). Cost: geometric mean of "
-        f"the evaluations against {REFERENCE}'s and CG_DESCENT's, over the problems "
-        "that both solved. False success: reported, but not so at the returned point.",
+        f"Problems: {len(problems)}. Solved: largest gradient entry at most {TOL:g} "
+        f"at the returned point, within {CAP:,} evaluations (values plus gradients). "
+        f"Cost: geometric mean of the evaluations against {REFERENCE}'s and "
+        "CG_DESCENT's, over the problems that both solved. False success: reported, "
+        "but not so at the returned point.",
         "",
         f"| solver | solved | cost / {REFERENCE} | cost / CG_DESCENT | false success |",
         "|---|---:|---:|---:|---:|",
