@@ -28,7 +28,7 @@ import optax_nlcg
 from benchmarks.metrics import environment
 
 WIDTH = 24
-ADAM_RATES = [1e-3, 3e-3, 1e-2, 3e-2]
+ADAM_RATES = [3e-3, 1e-2, 3e-2, 1e-1]
 STYLES = {
     "limited_memory_cg": ("#D55E00", "-", 2.2),
     "nonlinear_cg": ("#D55E00", "--", 2.2),
