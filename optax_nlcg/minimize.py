@@ -127,8 +127,9 @@ class _Loop(NamedTuple):
     history: History | None
 
 
-# Steps without a lower value or a smaller gradient before the search is given up.
-_PATIENCE = 300
+# Steps without a lower value, a smaller gradient, or any change of the value beyond its
+# rounding, before the search is given up.
+_PATIENCE = 100
 
 
 def minimize(
@@ -304,6 +305,9 @@ def _run(
         moved = jnp.any(jnp.stack([jnp.any(a != b) for a, b in pairs]))
         progress = current.value < loop.least_value
         progress |= current.grad_norm < loop.least_grad_norm
+        # A solver that lets the loss rise, as Adam does, is not stuck.
+        change = jnp.abs(current.value - now.value)
+        progress |= change > 100 * jnp.finfo(dtype).eps * jnp.abs(now.value)
         idle = jnp.where(progress, 0, loop.idle + 1)
         stuck = (~moved & loop.restarted) | (idle >= _PATIENCE)
         status = status_of(

@@ -157,6 +157,18 @@ def test_returns_the_best_point_seen(x64):
     )
 
 
+def test_a_loss_that_rises_for_long_is_not_a_stall(x64):
+    # Adam with a large rate: hundreds of steps above its best.
+    rate = optax.piecewise_constant_schedule(0.5, {800: 1e-3})
+    result = minimize(
+        lambda x: jnp.sum(jnp.abs(x) ** 1.5),
+        jnp.full(3, 1e-4),
+        solver=optax.adam(rate, b2=0.9),
+        max_steps=900,
+    )
+    assert int(result.num_steps) == 900 or bool(result.converged)
+
+
 def test_lanes_are_independent(x64):
     starts = jnp.asarray([[-1.2, 1.0], [1.0, 1.0], [5.0, -3.0], [np.nan, 1.0]])
     run = functools.partial(minimize, rosenbrock, max_evaluations=200)
