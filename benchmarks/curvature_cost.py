@@ -118,7 +118,8 @@ def main() -> None:
             if rows[0][quantity]:
                 ratio = row[quantity] / rows[0][quantity]
                 row[f"{quantity}_ratio"] = ratio
-                row[f"{quantity}_averaged"] = 1 + (ratio - 1) / REFRESH_EVERY
+                if quantity != "temporary_bytes":  # a peak has no average
+                    row[f"{quantity}_averaged"] = 1 + (ratio - 1) / REFRESH_EVERY
         print(
             f"{row['program']:22} flops {row['flops_ratio']:.2f} "
             f"(averaged {row['flops_averaged']:.3f})  "
