@@ -24,6 +24,9 @@ Row = dict[str, Any]
 STYLES = {
     "nlcg": ("#D55E00", "o", "-"),
     "ml_ncg": ("#E69F00", "s", "--"),
+    "nlcg_hutchinson": ("#CC79A7", "h", "--"),
+    "nlcg_gnb": ("#56B4E9", "p", "--"),
+    "nlcg_curvature": ("#009E73", "d", "-"),
     "sgd": ("#000000", "v", "-"),
     "momentum": ("#0072B2", "^", "-"),
     "nesterov": ("#0072B2", "D", ":"),
@@ -285,7 +288,7 @@ def plot_curves(
             for row in tested[name]
         ):
             labels[i] += f": {_accuracies(tested[name], 'test').mean():.1f} % on test"
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     _save(figure, out)
 
 
