@@ -128,8 +128,9 @@ class _Loop(NamedTuple):
 
 
 # Steps without a lower value, a smaller gradient, or any change of the value beyond its
-# rounding, before the search is given up.
-_PATIENCE = 100
+# rounding, before the search is given up. (On ill-conditioned problems gradients can
+# take hundreds of steps to a new low.)
+_PATIENCE = 1000
 
 
 def minimize(
