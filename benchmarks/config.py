@@ -13,12 +13,15 @@ class Config:
     """One training run; its result depends on these settings, not on the machine.
 
     Attributes:
-      dataset: digits, cifar10 or cifar100.
+      dataset: digits, cifar10, cifar100, or image_folder: JPEG or PNG files in
+        <data_dir>/train/<class>/ and <data_dir>/val/<class>/.
       data_dir: the folder that holds the data set's official folder.
+      image_size: height and width of the crops out of an image_folder's files.
+      num_workers: processes of this host that read an image_folder's files.
       num_validation: images held out of the training set to choose settings by. If 0,
         the run is evaluated on the test set; otherwise on these, and the test set is
         not read.
-      model: mlp, or resnet<6n+2>.
+      model: mlp, resnet<6n+2> for small images, or resnet50.
       dtype: of activations: float32, bfloat16, or auto (by platform).
       optimizer: a name in `benchmarks.optimizers`.
       learning_rate: the schedule's maximum; None: .1 per 128 images of the mini-batch.
@@ -32,12 +35,16 @@ class Config:
       num_epochs: length of the run in passes over the training set.
       l2: coefficient of half the sum of squares of the parameters, in the objective.
       label_smoothing: probability spread evenly over the classes.
-      augment: random crops and flips.
+      augment: random crops and flips (an image_folder always has them).
       ema_decay: largest decay of the averaged weights that are evaluated.
       eval_statistics: batch statistics to evaluate with: running (the averages kept
         in training) or recomputed (of the averaged weights, on one more mini-batch).
       seed: of the initial weights, the order of the images and their crops.
       log_every: steps between looks at the metrics; every step's are recorded.
+      checkpoint_dir: folder of this run's checkpoints: of its last step, and of the
+        best one by held-out images, or by training loss where there are none. A run
+        that finds checkpoints there goes on from the last. None: none are kept.
+      checkpoint_every: steps from one checkpoint to the next.
       out: folder for results and curves.
       tensorboard: write TensorBoard events besides (needs tensorboardX).
       progress: show a progress bar.
@@ -45,6 +52,8 @@ class Config:
 
     dataset: str = "digits"
     data_dir: pathlib.Path = pathlib.Path("data")
+    image_size: int = 224
+    num_workers: int = 8
     num_validation: int = 0
     model: str = "mlp"
     dtype: str = "auto"
@@ -63,6 +72,8 @@ class Config:
     eval_statistics: str = "recomputed"
     seed: int = 0
     log_every: int = 10
+    checkpoint_dir: str | None = None
+    checkpoint_every: int = 500
     out: pathlib.Path = pathlib.Path("runs")
     tensorboard: bool = False
     progress: bool = True
@@ -81,10 +92,18 @@ class Config:
             "refresh_every",
             "num_epochs",
             "log_every",
+            "checkpoint_every",
+            "image_size",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("num_validation", "l2", "seed", "peak_learning_rate"):
+        for name in (
+            "num_validation",
+            "num_workers",
+            "l2",
+            "seed",
+            "peak_learning_rate",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"{name} must not be negative, got {getattr(self, name)}"
@@ -112,6 +131,16 @@ class Config:
                 f"divides batch_size {self.batch_size}, or set num_devices"
             )
         return self.num_microbatches // num_devices
+
+    def num_steps(self, num_train: int) -> int:
+        """Mini-batches in `num_epochs` passes over `num_train` images."""
+        steps = int(self.num_epochs * num_train // self.batch_size)
+        if steps < 1:
+            raise ValueError(
+                f"{self.num_epochs} epochs of {num_train} images are less than one "
+                f"mini-batch of {self.batch_size}: raise num_epochs"
+            )
+        return steps
 
 
 def names() -> list[str]:

@@ -195,13 +195,17 @@ def hold_out(train: Split, num_validation: int) -> tuple[Split, Split]:
     Which images are held out depends on nothing but the two sizes, never on the seed
     of a run, so that every trial of a search sees the same validation set.
     """
-    size = len(train.labels)
+    parts = hold_out_positions(len(train.labels), num_validation)
+    rest, held_out = (Split(train.images[p], train.labels[p]) for p in parts)
+    return rest, held_out
+
+
+def hold_out_positions(size: int, num_validation: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the images that stay in the training set, and of those held out."""
     check_num_validation(num_validation, size)
     order = np.random.default_rng(0).permutation(size)
     # Sorted: the smaller set keeps the order of the files.
-    parts = np.sort(order[num_validation:]), np.sort(order[:num_validation])
-    rest, held_out = (Split(train.images[p], train.labels[p]) for p in parts)
-    return rest, held_out
+    return np.sort(order[num_validation:]), np.sort(order[:num_validation])
 
 
 # ------------------------------------------------------------------------------

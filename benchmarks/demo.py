@@ -25,9 +25,17 @@ import numpy as np
 import tqdm
 from jax.sharding import AxisType
 
-from benchmarks import data, metrics, models, optimizers, report, schedules
-from benchmarks import train as trainer
+from benchmarks import (
+    data,
+    evaluation,
+    metrics,
+    models,
+    optimizers,
+    report,
+    schedules,
+)
 from benchmarks.config import Config
+from benchmarks.training_step import init_state, make_step
 
 NUM_VALIDATION = 300
 NUM_EPOCHS = 30
@@ -70,7 +78,7 @@ def make_runs(config: Config, train_set: data.Split) -> Callable[..., Any]:
     dtype = models.platform_dtype(config.dtype)
     model = models.build(config.model, dataset.num_classes, dtype)
     num_train = len(train_set.labels)
-    num_steps = trainer.num_steps(config, num_train)
+    num_steps = config.num_steps(num_train)
     mesh = jax.make_mesh(
         (1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
     )
@@ -81,21 +89,23 @@ def make_runs(config: Config, train_set: data.Split) -> Callable[..., Any]:
     def run(rate, seed, indices):
         schedule = schedules.build(config.schedule, rate, num_steps)
         tx = optimizers.build(config.optimizer, schedule)
-        step = trainer.make_step(config, model, tx, mesh)
-        state = trainer.init_state(model, tx, dataset.image_shape, jax.random.key(seed))
+        step = make_step(config, model, tx, mesh)
+        state = init_state(model, tx, dataset.image_shape, jax.random.key(seed))
         state, scalars = jax.lax.scan(
-            lambda state, i: step(state, images, labels, i), state, indices
+            lambda state, i: step(state, (images, labels), i), state, indices
         )
-        statistics = trainer.recompute_statistics(
-            model, state.average, state.batch_stats, images
+        statistics = evaluation.recompute_statistics(
+            config, model, state.average, state.batch_stats, images
         )
         return state.average, statistics, scalars["loss"]
 
     @partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
     def evaluate(params, batch_stats, images, labels):
-        lanes = jax.vmap(trainer.evaluate_batch, in_axes=(None, 0, 0, None, None))
-        sums = lanes(model, params, batch_stats, images, labels)
-        return jax.tree.map(lambda x: x / len(labels), sums)
+        lanes = jax.vmap(
+            evaluation.evaluate_batch, in_axes=(None, None, 0, 0, None, None)
+        )
+        sums = lanes(config, model, params, batch_stats, images, labels)
+        return {k: sums[k] / len(labels) for k in ("loss", "accuracy")}
 
     def runs(rates, seeds, split):
         indices = [

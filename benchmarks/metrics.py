@@ -48,16 +48,34 @@ def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
 
 
 class CurveWriter:
-    """Writes one line of JSON per step, and TensorBoard events if asked."""
+    """Writes one line of JSON per step, and TensorBoard events if asked.
 
-    def __init__(self, path: pathlib.Path, tensorboard: bool = False):
+    A run that goes on at `first_step` keeps the lines of the steps before, if they are
+    there, and drops what was written after its checkpoint.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, tensorboard: bool = False, first_step: int = 0
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w")
+        kept = []
+        if first_step and path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            # The last line may have been cut off in the middle.
+            whole = [line for line in lines if line.endswith("\n")]
+            kept = [line for line in whole if json.loads(line)["step"] < first_step]
+        # Put in place as a whole, so that there is no moment without the old lines.
+        new = path.with_suffix(".new")
+        new.write_text("".join(kept))
+        new.replace(path)
+        self._file = path.open("a")
         self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(path.with_suffix("")))
+            self._events = SummaryWriter(
+                str(path.with_suffix("")), purge_step=first_step
+            )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records the metrics of one step."""
@@ -93,13 +111,17 @@ def append_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
 class Progress:
     """A progress bar with the latest metrics behind it."""
 
-    def __init__(self, title: str, total: int, shown: bool):
+    def __init__(self, title: str, total: int, shown: bool, first_step: int = 0):
         import tqdm
 
         # A log file gets a line now and then, a terminal a moving bar.
         interval = 0.1 if sys.stderr.isatty() else 5.0
         self._bar = tqdm.tqdm(
-            total=total, desc=title, disable=not shown, mininterval=interval
+            total=total,
+            initial=first_step,
+            desc=title,
+            disable=not shown,
+            mininterval=interval,
         )
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -128,6 +150,7 @@ def environment(num_devices: int) -> dict[str, Any]:
         "platform": device.platform,
         "device": device.device_kind,
         "num_devices": num_devices,
+        "num_processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
         "versions": versions,
         "git_commit": git_commit(),

@@ -13,7 +13,17 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import config as configs
-from benchmarks import data, demo, models, optimizers, report, train
+from benchmarks import (
+    data,
+    demo,
+    evaluation,
+    inputs,
+    models,
+    optimizers,
+    report,
+    train,
+    training_step,
+)
 from benchmarks.config import Config
 
 QUICK = Config(num_devices=1, progress=False, eval_statistics="recomputed")
@@ -29,17 +39,17 @@ def build_step(config, num_devices, tx=None):
     )
     model = models.build("mlp", 10, jnp.float32)
     tx = tx or optimizers.build("sgd", 0.5)
-    state = train.init_state(model, tx, (8, 8, 1), jax.random.key(0))
+    state = training_step.init_state(model, tx, (8, 8, 1), jax.random.key(0))
     images, labels = data.load("digits", "train")
     indices = data.batch_indices(0, 0, config.batch_size, len(labels))
-    replicated = state, images, labels
+    replicated = state, (images, labels)
     arguments = (
         *jax.device_put(replicated, NamedSharding(mesh, P())),
         jax.device_put(
             indices.reshape(config.num_microbatches, -1), NamedSharding(mesh, P("data"))
         ),
     )
-    return jax.jit(train.make_step(config, model, tx, mesh)), model, arguments
+    return jax.jit(training_step.make_step(config, model, tx, mesh)), model, arguments
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +74,7 @@ def test_devices_share_microbatches_without_changing_the_result(
 
 def test_loop_of_accelerators_gives_the_same_result(one_device, monkeypatch):
     config, _, _, expected = one_device
-    monkeypatch.setattr(train.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     step, _, arguments = build_step(config, 1)
     assert "while" in step.lower(*arguments).as_text()
     jax.tree.map(
@@ -109,8 +119,8 @@ def test_value_fn_is_the_loss_of_the_mini_batch(one_device, num_devices):
 
 
 def test_step_averages_over_microbatches(one_device):
-    config, model, (state, images, labels, indices), (new, scalars) = one_device
-    key_crops, _ = train.step_keys(config, 0)
+    config, model, (state, (images, labels), indices), (new, scalars) = one_device
+    key_crops, _ = inputs.step_keys(config, 0)
     crops = data.draw_crops(key_crops, 64)
     losses, accuracies, gradients, statistics = [], [], [], []
 
@@ -164,7 +174,7 @@ def test_recomputed_statistics_are_those_of_the_images():
     images = jnp.asarray(data.load("digits", "train").images[:100])
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=True)
     params, old = variables["params"], variables["batch_stats"]
-    new = train.recompute_statistics(model, params, old, images)
+    new = evaluation.recompute_statistics(QUICK, model, params, old, images)
     flat = data.standardize(images, jnp.float32).reshape(100, -1)
     hidden = np.asarray(flat @ params["Dense_0"]["kernel"])
     first = new["BatchNorm_0"]
@@ -172,14 +182,18 @@ def test_recomputed_statistics_are_those_of_the_images():
     np.testing.assert_allclose(first["var"], hidden.var(0), rtol=1e-3, atol=1e-5)
 
 
-def test_evaluation_counts_every_image_once(monkeypatch):
-    monkeypatch.setattr(train, "EVAL_BATCH", 7)
+def test_evaluation_counts_every_image_once():
+    config = dataclasses.replace(QUICK, num_validation=45)
+    _, split = data.hold_out(data.load("digits", "train"), 45)
     model = models.build("mlp", 10, jnp.float32)
-    split = data.Split(*(part[:45] for part in data.load("digits", "test")))
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=True)
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    result = train.evaluate(
-        model, variables["params"], variables["batch_stats"], split, sharding
+    batches = list(inputs.open_source(config).evaluation_batches(7))
+    assert {labels.shape for _, labels in batches} == {(7,)}
+    result = evaluation.evaluate(
+        functools.partial(evaluation.evaluate_batch, config, model),
+        variables["params"],
+        variables["batch_stats"],
+        batches,
     )
     images = data.standardize(jnp.asarray(split.images), jnp.float32)
     logits = model.apply(variables, images, train=False)
@@ -296,6 +310,6 @@ def test_configs_state_their_command(name):
 def test_reference_protocol():
     config = configs.named("cifar100_resnet32")
     assert config.peak_learning_rate == pytest.approx(12.8)
-    assert train.num_steps(config, 50_000) == 610
+    assert config.num_steps(50_000) == 610
     with pytest.raises(ValueError, match="known: cifar100_resnet32, digits"):
         configs.named("imagenet")
