@@ -26,7 +26,7 @@ from optax_nlcg import value_grad_and_hessian_diagonal
 REFRESH_EVERY = 10
 
 
-def programs(model: models.ResNet | models.MLP) -> dict[str, Callable]:
+def programs(model: models.Network) -> dict[str, Callable]:
     """The evaluations to compare, each of (params, statistics, x, y, key)."""
 
     def loss_fn(params, batch_stats, images, labels):
