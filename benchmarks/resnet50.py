@@ -4,6 +4,7 @@ Parameters, running statistics and logits are float32; `dtype` is that of activa
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -74,7 +75,8 @@ class ResNet50(nn.Module):
         """Computes logits (batch, num_classes) of normalised images (batch, ...)."""
         conv, norm = _layers(self.dtype, self.batch_norm_decay, train)
         x = nn.relu(norm()(conv(64, (7, 7), strides=2, padding=3)(images)))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        padding: Any = ((1, 1), (1, 1))  # Flax's annotation knows names only
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         for stage, num_blocks in enumerate(BLOCKS):
             for block in range(num_blocks):
                 x = Bottleneck(
