@@ -17,7 +17,7 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +38,7 @@ CHUNK = 32
 PADDING_LABEL = -1
 
 Batch = tuple[np.ndarray, np.ndarray]
+Batches = Generator[Batch, None, None]
 
 
 # ------------------------------------------------------------------------------
@@ -67,6 +68,12 @@ class Listing:
     def path(self, index: int) -> str:
         """Returns the path of one image."""
         return os.path.join(self.folder, os.fsdecode(bytes(self.names[index])))
+
+    def select(self, positions: np.ndarray) -> "Listing":
+        """Returns those images alone, under the same labels."""
+        return dataclasses.replace(
+            self, names=self.names[positions], labels=self.labels[positions]
+        )
 
 
 def scan(
@@ -214,7 +221,7 @@ def training_batches(
     process_count: int = 1,
     num_workers: int = 0,
     num_threads: int = 8,
-) -> Iterator[Batch]:
+) -> Batches:
     """Reads mini-batches to train on, cropped and mirrored at random.
 
     Args:
@@ -233,7 +240,8 @@ def training_batches(
 
     Yields:
       Images, uint8 of shape (batch_size / process_count, image_size, image_size, 3),
-      and labels, int32. About one mini-batch more waits in memory.
+      and labels, int32. About one mini-batch more waits in memory. `close()` of the
+      generator ends the workers, as does dropping it.
 
     Raises:
       ValueError: an argument is out of range; or, while reading, an image is damaged.
@@ -261,7 +269,7 @@ def evaluation_batches(
     process_count: int = 1,
     num_workers: int = 0,
     num_threads: int = 8,
-) -> Iterator[Batch]:
+) -> Batches:
     """Reads all images once, in order, cropped at the centre (`centre_crop`).
 
     The last mini-batch is filled up with black images of label -1, so that every
@@ -304,9 +312,7 @@ def _part(batch_size: int, process_index: int, process_count: int) -> tuple[int,
     return process_index * size, (process_index + 1) * size
 
 
-def _read_batches(
-    chunks: _Chunks, num_workers: int, num_threads: int
-) -> Iterator[Batch]:
+def _read_batches(chunks: _Chunks, num_workers: int, num_threads: int) -> Batches:
     """Starts Grain's pipeline and puts its chunks together."""
     if len(chunks.listing) == 0:
         raise ValueError(f"{chunks.listing.folder} lists no images")
@@ -344,7 +350,7 @@ def _read_batches(
     return _assemble(pieces, chunks)
 
 
-def _assemble(pieces: Any, chunks: _Chunks) -> Iterator[Batch]:
+def _assemble(pieces: Any, chunks: _Chunks) -> Batches:
     local, size = chunks.stop - chunks.start, chunks.image_size
     iterator = iter(pieces)
     try:

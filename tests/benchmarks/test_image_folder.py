@@ -72,6 +72,14 @@ def test_scan_is_in_the_order_of_names(folder, listing):
     ]
 
 
+def test_selection_keeps_paths_and_labels(listing):
+    selected = listing.select(np.array([20, 3]))
+    assert len(selected) == 2
+    assert selected.path(0) == listing.path(20)
+    assert selected.labels.tolist() == [2, 0]
+    assert selected.classes == listing.classes
+
+
 def test_names_that_are_not_ascii_are_found(tmp_path):
     write_image(tmp_path / "été" / "été 1.png", 0, 5, 5)
     assert pathlib.Path(image_folder.scan(tmp_path).path(0)).is_file()
