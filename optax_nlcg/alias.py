@@ -115,7 +115,7 @@ def nonlinear_cg(
         >>> import jax, jax.numpy as jnp, optax, optax_nlcg
         >>> def f(x): return jnp.sum(jnp.cosh(x - jnp.arange(3.)))
         >>> solver = optax_nlcg.nonlinear_cg()
-        >>> value_and_grad = optax.value_and_grad_from_state(f)
+        >>> value_and_grad = optax_nlcg.value_and_grad_from_state(f)
         >>> @jax.jit
         ... def step(x, state):
         ...     value, grad = value_and_grad(x, state=state)

@@ -45,7 +45,7 @@ class HagerZhangLineSearchState(NamedTuple):
         step: step of the last search that moved, in units of the update it was given.
         slope: slope that search started with, negative.
         value: loss where the last search ended; infinite before the first, so that
-            :func:`optax.value_and_grad_from_state` computes it.
+            :func:`optax_nlcg.value_and_grad_from_state` computes it.
         grad: gradient there, like the parameters, as :func:`jax.grad` returns it.
         value_scale: running mean of the loss's magnitude, the scale of its rounding.
         value_weight: sum of the weights in that mean.
@@ -117,8 +117,9 @@ def scale_by_hager_zhang_line_search(
 
     Place it last in a chain: ``update`` takes a descent update and returns the step to
     add. Its state holds the value and the gradient where it ended, for
-    :func:`optax.value_and_grad_from_state`. Extra arguments it does not know are
-    ignored; the loss is called as ``value_fn(params)``.
+    :func:`optax_nlcg.value_and_grad_from_state` (or Optax's, where the loss has the
+    dtype of the state's scalars). Extra arguments it does not know are ignored; the
+    loss is called as ``value_fn(params)``.
 
     Args:
         sufficient_decrease: :math:`\delta`, in (0, 0.5).
@@ -148,7 +149,7 @@ def scale_by_hager_zhang_line_search(
         ...     optax.scale(-1.0),
         ...     optax_nlcg.scale_by_hager_zhang_line_search(),
         ... )
-        >>> value_and_grad = optax.value_and_grad_from_state(f)
+        >>> value_and_grad = optax_nlcg.value_and_grad_from_state(f)
         >>> @jax.jit
         ... def step(x, state):
         ...     value, grad = value_and_grad(x, state=state)
@@ -222,9 +223,9 @@ def scale_by_hager_zhang_line_search(
         tree.check_match(updates, state.grad, stage=stage)
         assert value_fn is not None
         dtype = state.step.dtype
-        value = jnp.asarray(value)
-        rounding = 10 * float(jnp.finfo(value.dtype).eps)
-        value = value.astype(dtype)
+        value = jnp.asarray(value).astype(dtype)
+        # Of the loss itself: `value` may have been cast since.
+        rounding = 10 * float(jnp.finfo(jax.eval_shape(value_fn, params).dtype).eps)
 
         def at(step):
             return optax.apply_updates(params, optax.tree.scale(step, updates))

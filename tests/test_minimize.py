@@ -212,6 +212,15 @@ def test_low_precision(dtype, tol):
     assert bool(result.converged), result.message
 
 
+def test_loss_in_low_precision():
+    # Near the minimum the loss, rounded to 8, tells nothing: the slopes have to.
+    def fun(x):
+        return (jnp.sum(jnp.cosh(x - 1) + 0.1 * x**2) + 1000).astype(jnp.bfloat16)
+
+    result = minimize(fun, jnp.linspace(-2, 2, 6), tol=0.3)
+    assert bool(result.converged), result.message
+
+
 def test_float32_reaches_gradients_below_the_square_root_of_its_precision():
     # The loss is 1000 and its rounding 6e-5: by values alone nothing below |g| ~ 1e-2
     # can be told from the minimum.

@@ -1,0 +1,60 @@
+"""Value and gradient from a line search's state, whatever the dtype of the loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_nlcg.tree import Tree
+
+
+def value_and_grad_from_state(
+    value_fn: Callable[..., jax.typing.ArrayLike],
+) -> Callable[..., tuple[jax.Array, Tree]]:
+    """Takes value and gradient from the state of the search that ended there.
+
+    It is :func:`optax.value_and_grad_from_state` with the value cast to the dtype that
+    the state holds it in. That dtype is chosen from the parameters, before the loss is
+    known. Where the loss has another one, as a loss in bfloat16 has, Optax's function
+    fails for the two branches that differ; where they agree, the two are the same.
+
+    Args:
+        value_fn: function ``value_fn(params, *args, **kwargs)`` to a real scalar.
+
+    Returns:
+        Function ``(params, *args, state, **kwargs)`` to the pair of value and gradient.
+        They are computed only where the state's value is not finite.
+
+    Raises:
+        KeyError: when called, if several fields of the state are called ``value``.
+        ValueError: when called, if none is called ``value`` or ``grad``.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax, optax_nlcg
+        >>> def f(x): return jnp.sum((x - 1)**2)  # as x: bfloat16
+        >>> solver = optax_nlcg.nonlinear_cg()
+        >>> value_and_grad = optax_nlcg.value_and_grad_from_state(f)
+        >>> x = jnp.zeros(2, jnp.bfloat16)
+        >>> state = solver.init(x)
+        >>> value, grad = value_and_grad(x, state=state)
+        >>> updates, state = solver.update(
+        ...     grad, state, x, value=value, grad=grad, value_fn=f
+        ... )
+        >>> print(optax.apply_updates(x, updates))
+        [1 1]
+    """
+
+    def value_and_grad(
+        params: Tree, *args: Any, state: Tree, **kwargs: Any
+    ) -> tuple[jax.Array, Tree]:
+        known: Any = optax.tree.get(state, "value")
+
+        def cast_fn(*fn_args, **fn_kwargs):
+            return jnp.asarray(value_fn(*fn_args, **fn_kwargs)).astype(known.dtype)
+
+        reuse = optax.value_and_grad_from_state(cast_fn)
+        return reuse(params, *args, state=state, **kwargs)
+
+    return value_and_grad
