@@ -136,15 +136,7 @@ def scale_by_diagonal_bfgs(
             previous_params=params,
             previous_gradient=tree.cast_like(updates, state.previous_gradient),
         )
-        skipped_state = state._replace(
-            num_skipped=optax.safe_increment(state.num_skipped)
-        )
-        z = tree.map_components(
-            lambda g, h: jnp.where(finite, g / (h + eps), 0), updates, diagonal
-        )
-        return (
-            tree.cast_like(z, params),
-            tree.select(finite, new_state, skipped_state),
-        )
+        z = tree.map_components(lambda g, h: g / (h + eps), updates, diagonal)
+        return tree.skip_unless(finite, tree.cast_like(z, params), new_state, state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

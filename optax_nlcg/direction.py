@@ -240,12 +240,8 @@ def scale_by_conjugate_direction(
             ),
             preconditioner=preconditioner_state,
         )
-        skipped_state = state._replace(
-            num_skipped=optax.safe_increment(state.num_skipped)
-        )
-        outputs = jax.tree.map(lambda d: jnp.where(finite, d, 0), direction)
-        outputs = tree.cast_like(outputs, updates if params is None else params)
-        return outputs, tree.select(finite, new_state, skipped_state)
+        outputs = tree.cast_like(direction, updates if params is None else params)
+        return tree.skip_unless(finite, outputs, new_state, state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

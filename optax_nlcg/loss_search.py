@@ -288,10 +288,6 @@ def _loss_line_search(
                 tree.cast_like(outputs, state.previous_update) if rollback else None
             ),
         )
-        skipped_state = state._replace(
-            num_skipped=optax.safe_increment(state.num_skipped)
-        )
-        zeroed = jax.tree.map(lambda u: jnp.where(finite, u, 0), outputs)
-        return zeroed, tree.select(finite, new_state, skipped_state)
+        return tree.skip_unless(finite, outputs, new_state, state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -269,7 +269,6 @@ def ml_ncg(
             return step_size * jnp.where(undo, mixed / safe_size, d)
 
         outputs = jax.tree.map(searched, direction, state.direction)
-        outputs = jax.tree.map(lambda u: jnp.where(finite, u, 0), outputs)
         outputs = tree.cast_like(outputs, updates if params is None else params)
         new_state = MlNcgState(
             count=optax.safe_increment(state.count),
@@ -284,10 +283,7 @@ def ml_ncg(
             previous_z=_cast_if_kept(z, state.previous_z),
             direction=tree.cast_like(direction, state.direction),
         )
-        skipped_state = state._replace(
-            num_skipped=optax.safe_increment(state.num_skipped)
-        )
-        return outputs, tree.select(finite, new_state, skipped_state)
+        return tree.skip_unless(finite, outputs, new_state, state)
 
     optimizer = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     if lars_lr is None:

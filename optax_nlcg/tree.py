@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import DTypeLike
 
 Tree = Any
@@ -123,6 +124,25 @@ def cast_like(tree: Tree, like: Tree) -> Tree:
 def select(condition: jax.Array, on_true: Tree, on_false: Tree) -> Tree:
     """Selects one of two trees by a scalar condition, without a branch."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), on_true, on_false)
+
+
+def skip_unless(
+    condition: jax.Array, updates: Tree, new_state: Any, state: Any
+) -> tuple[Tree, Any]:
+    """The outcome of a step, or that of skipping it.
+
+    Args:
+        condition: whether to take the step, bool scalar.
+        updates: its updates.
+        new_state: the state after it.
+        state: the state before it, with a counter ``num_skipped``.
+
+    Returns:
+        ``updates`` and ``new_state``, or zeros and ``state`` with one more skipped.
+    """
+    skipped = state._replace(num_skipped=optax.safe_increment(state.num_skipped))
+    updates = jax.tree.map(lambda u: jnp.where(condition, u, 0), updates)
+    return updates, select(condition, new_state, skipped)
 
 
 def check_match(

@@ -1,10 +1,12 @@
 """Inner products and the other helpers of tree.py."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import optax_nlcg
 from optax_nlcg import tree
 
 
@@ -75,3 +77,14 @@ def test_mismatch_says_where():
         )
     with pytest.raises(ValueError, match="tree structure"):
         tree.check_match({"a": jnp.zeros(2)}, expected, stage="stage_x")
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_skipped_steps_are_counted_and_change_nothing_else(finite):
+    state = optax_nlcg.scale_by_diagonal_bfgs().init({"a": jnp.ones(2)})
+    new_state = jax.tree.map(lambda x: x + 1, state)._replace(num_skipped=0)
+    updates = {"a": jnp.array([jnp.nan, 1.0]) if not finite else jnp.ones(2)}
+    updates, after = tree.skip_unless(jnp.asarray(finite), updates, new_state, state)
+    expected = new_state if finite else state._replace(num_skipped=1)
+    chex.assert_trees_all_equal(after, expected)
+    np.testing.assert_array_equal(updates["a"], 1.0 if finite else 0.0)
