@@ -10,7 +10,7 @@ with f made so that u = sin(pi x) sin(2 pi y): the loss is the mean squared resi
 400 points inside plus ten times the mean square of u at 120 points of the boundary.
 Every solver starts from the same weights and runs in float64 with the same number of
 evaluations (values plus gradients). Adam's learning rate decays by a cosine and is the
-best of four, by the final loss. Writes `results.json`, `table.md` and `training.png`.
+best of six, by the final loss. Writes `results.json`, `table.md` and `training.png`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import optax_nlcg
 from benchmarks.metrics import environment
 
 WIDTH = 24
-ADAM_RATES = [3e-3, 1e-2, 3e-2, 1e-1]
+ADAM_RATES = [1e-2, 3e-2, 6e-2, 1e-1, 2e-1, 3e-1]
 STYLES = {
     "limited_memory_cg": ("#D55E00", "-", 2.2),
     "nonlinear_cg": ("#D55E00", "--", 2.2),

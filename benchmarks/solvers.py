@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks import peers, report
-from benchmarks.metrics import environment
+from benchmarks.metrics import environment, git_commit
 from benchmarks.problems import Problem, all_problems
 
 TOL = 1e-6
@@ -88,6 +88,7 @@ def run_one(name: str, problem: Problem) -> dict[str, Any]:
         "value": float(value),
         "grad_norm": grad_norm,
         "seconds": round(time.perf_counter() - start, 2),
+        "git_commit": git_commit(),
     }
 
 
