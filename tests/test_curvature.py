@@ -93,7 +93,10 @@ def test_exact_is_the_diagonal_of_jax_hessian():
 @pytest.mark.parametrize("num_probes", [1, 4])
 def test_hutchinson_has_the_right_mean_and_variance(num_probes):
     params, batch = make_mlp()
-    fun = lambda p: loss_only(p, *batch)  # noqa: E731
+
+    def fun(p):
+        return loss_only(p, *batch)
+
     hessian = flat_hessian(fun, params)
     samples = draws(fun, params, 4000, num_probes=num_probes)
     assert_mean(samples, np.diag(hessian))
@@ -211,7 +214,10 @@ def test_results_keep_the_dtype_of_the_parameters(method, num_probes, dtype):
 def test_double_precision_is_kept():
     with jax.enable_x64(True):
         scale = jnp.array([1.0, 1e-12])
-        fun = lambda p: jnp.sum(scale * p**2) / 2 + p[0] ** 3  # noqa: E731
+
+        def fun(p):
+            return jnp.sum(scale * p**2) / 2 + p[0] ** 3
+
         params = jnp.array([1e-9, 1.0])
         diagonal = hessian_diagonal(fun, params, jax.random.key(0), num_probes=3)
         np.testing.assert_allclose(diagonal, [1 + 6e-9, 1e-12], rtol=1e-14)
@@ -227,7 +233,10 @@ def complex_loss(z):
 def test_a_complex_parameter_stands_for_two_real_ones(method):
     z = jnp.array([0.4 - 0.7j, 1.1 + 0.2j])
     stacked = jnp.stack([z.real, z.imag])
-    as_real = lambda s: complex_loss(jax.lax.complex(s[0], s[1]))  # noqa: E731
+
+    def as_real(s):
+        return complex_loss(jax.lax.complex(s[0], s[1]))
+
     expected = hessian_diagonal(as_real, stacked, method="exact")
     if method == "exact":
         diagonal = hessian_diagonal(complex_loss, z, method="exact")
@@ -236,7 +245,10 @@ def test_a_complex_parameter_stands_for_two_real_ones(method):
         np.testing.assert_allclose(diagonal.imag, expected[1], rtol=1e-5)
     else:
         keys = jax.random.split(jax.random.key(1), 4000)
-        one = lambda k: hessian_diagonal(complex_loss, z, k, num_probes=2)  # noqa: E731
+
+        def one(k):
+            return hessian_diagonal(complex_loss, z, k, num_probes=2)
+
         samples = np.asarray(jax.jit(jax.vmap(one))(keys))
         parts = np.concatenate([samples.real, samples.imag], axis=1)
         assert_mean(parts, expected.ravel())
@@ -279,7 +291,10 @@ def test_a_loss_with_its_own_backward_pass_is_fine():
 
 def test_keys_decide_the_probes():
     params, batch = make_mlp()
-    fun = lambda p: loss_only(p, *batch)  # noqa: E731
+
+    def fun(p):
+        return loss_only(p, *batch)
+
     one, same, other = (
         hessian_diagonal(fun, params, jax.random.key(seed))["in"] for seed in (0, 0, 1)
     )

@@ -83,13 +83,18 @@ def test_the_sign_may_come_after():
     before = optax.chain(optax.scale(-1.0), SEARCH())
     after = optax.chain(SEARCH(), optax.scale(-1.0))
     start = jnp.zeros(5)
-    fun = lambda x: quadratic(x) + jnp.sum(jnp.cos(3 * x))  # noqa: E731
+
+    def fun(x):
+        return quadratic(x) + jnp.sum(jnp.cos(3 * x))
+
     paths = [run(tx, fun, start, 10)[2] for tx in (before, after)]
     np.testing.assert_allclose(*paths, rtol=1e-4, atol=1e-5)
 
 
 def test_negative_curvature_counts_by_its_size():
-    fun = lambda x: -2.0 * jnp.sum(x**2)  # noqa: E731
+    def fun(x):
+        return -2.0 * jnp.sum(x**2)
+
     x = jnp.array([1.0, 0.0])
     tx = optax.chain(optax.scale(-1.0), SEARCH())
     updates, state = tx.update(jax.grad(fun)(x), tx.init(x), x, value_fn=fun)
@@ -107,7 +112,10 @@ def noisy_quadratics(sigma, steps, dimension=50):
     def run(tx, x):
         def step(carry, b):
             x, state = carry
-            fun = lambda x: jnp.sum((x - b) ** 2) / 2  # noqa: E731
+
+            def fun(x):
+                return jnp.sum((x - b) ** 2) / 2
+
             updates, state = tx.update(jax.grad(fun)(x), state, x, value_fn=fun)
             return (optax.apply_updates(x, updates), state), jnp.mean(x**2)
 
@@ -138,7 +146,10 @@ def test_noise_shortens_the_steps():
 
 def test_overshooting_shortens_the_steps_too():
     """A function whose curvature grows along the step, far from its quadratic model."""
-    fun = lambda x: jnp.sum(jnp.abs(x)) ** 1.2 + jnp.sum(x**2)  # noqa: E731
+
+    def fun(x):
+        return jnp.sum(jnp.abs(x)) ** 1.2 + jnp.sum(x**2)
+
     tx = optax.chain(optax.scale(-1.0), SEARCH(decay=0.5))
     _, state, _ = run(tx, fun, jnp.array([3.0, -2.0]), 20)
     assert state[1].trust < 0.9
@@ -316,7 +327,10 @@ def test_numbers_may_be_injected():
 
 def test_vmapped_lane_equals_the_single_run():
     tx = optax.chain(optax.scale(-1.0), SEARCH(update_every=2))
-    fun = lambda x: jnp.sum(jnp.cosh(x)) + x[0] * x[1]  # noqa: E731
+
+    def fun(x):
+        return jnp.sum(jnp.cosh(x)) + x[0] * x[1]
+
     starts = jnp.array([[1.0, 2.0], [3.0, -1.0]])
     lanes = jax.vmap(lambda x: run(tx, fun, x, 4)[0])(starts)
     for lane, start in zip(lanes, starts, strict=True):
@@ -331,7 +345,9 @@ def test_a_sharded_batch_gives_the_global_step(mode):
     x = jnp.array([1.0, -1.0, 0.5])
 
     def step(x, state, inputs, mean=lambda loss: loss):
-        fun = lambda x: mean(jnp.mean(jnp.cosh(inputs @ x)))  # noqa: E731
+        def fun(x):
+            return mean(jnp.mean(jnp.cosh(inputs @ x)))
+
         updates, state = tx.update(jax.grad(fun)(x), state, x, value_fn=fun)
         return optax.apply_updates(x, updates), state
 

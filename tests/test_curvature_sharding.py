@@ -60,7 +60,9 @@ def over_devices(function, mode):
     """
     if mode == "pmap":
         mapped = jax.pmap(function, axis_name="batch", in_axes=(None, 0, 0, None))
-        split = lambda a: a.reshape(NUM_DEVICES, -1, *a.shape[1:])  # noqa: E731
+
+        def split(a):
+            return a.reshape(NUM_DEVICES, -1, *a.shape[1:])
 
         def run(params, x, y, key):
             out = mapped(params, split(x), split(y), key)

@@ -259,7 +259,9 @@ def test_after_a_refresh_fletcher_reeves_must_start_anew_and_polak_ribiere_not()
     hessian = np.eye(n) + 0.1 * coupling @ coupling.T
     hessian = jnp.asarray(scale[:, None] * hessian * scale, jnp.float32)
     start = jnp.asarray(rng.normal(size=n) / scale, jnp.float32)
-    fun = lambda x: x @ hessian @ x / 2  # noqa: E731
+
+    def fun(x):
+        return x @ hessian @ x / 2
 
     def solve(beta_rule, restart_every):
         tx = optax_nlcg.scale_by_conjugate_direction(
@@ -292,7 +294,10 @@ def test_step_length_one_with_the_inverse_hessians_scale():
         optax.scale_by_learning_rate(1.0),
     )
     x = jnp.zeros(20)
-    fun = lambda x: jnp.sum(scale * (x - 1) ** 2) / 2  # noqa: E731
+
+    def fun(x):
+        return jnp.sum(scale * (x - 1) ** 2) / 2
+
     updates, _ = tx.update(jax.grad(fun)(x), tx.init(x), x, value_fn=fun)
     np.testing.assert_allclose(updates, np.ones(20), rtol=1e-5)
 
@@ -311,7 +316,10 @@ def test_a_complex_parameter_stands_for_two_real_ones(averaging):
     rng = np.random.default_rng(0)
     diagonals, grads = rng.normal(size=(3, 2, 4)), rng.normal(size=(2, 4))
     tx = optax_nlcg.scale_by_hessian_diagonal(averaging=averaging)
-    as_complex = lambda pair: jnp.asarray(pair[0] + 1j * pair[1])  # noqa: E731
+
+    def as_complex(pair):
+        return jnp.asarray(pair[0] + 1j * pair[1])
+
     real_state = tx.init(jnp.zeros((2, 4)))
     state = tx.init(jnp.zeros(4, jnp.complex64))
     for d in diagonals:
@@ -391,7 +399,10 @@ def test_vmapped_lane_equals_the_single_run():
     def run(x):
         state = tx.init(x)
         for _ in range(3):
-            fun = lambda x: jnp.sum(x**4) + x[0] * x[1]  # noqa: E731
+
+            def fun(x):
+                return jnp.sum(x**4) + x[0] * x[1]
+
             updates, state = tx.update(jax.grad(fun)(x), state, x, value_fn=fun)
             x = x - 0.01 * updates
         return x

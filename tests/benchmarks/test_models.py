@@ -12,7 +12,10 @@ from benchmarks import metrics, models, resnet50
 
 def shapes(model, image_shape):
     images = jax.ShapeDtypeStruct((2, *image_shape), model.dtype)
-    init = lambda key, x: model.init(key, x, train=True)  # noqa: E731
+
+    def init(key, x):
+        return model.init(key, x, train=True)
+
     variables = jax.eval_shape(init, jax.random.key(0), images)
     logits = jax.eval_shape(
         lambda v, x: model.apply(v, x, train=False), variables, images
