@@ -12,7 +12,7 @@ from optax_nlcg.tree import Tree
 
 def value_and_grad_from_state(
     value_fn: Callable[..., jax.typing.ArrayLike],
-) -> Callable[..., tuple[jax.Array, Tree]]:
+) -> Callable[..., tuple[jax.typing.ArrayLike, Tree]]:
     """Takes value and gradient from the state of the search that ended there.
 
     It is :func:`optax.value_and_grad_from_state` with the value cast to the dtype that
@@ -48,7 +48,7 @@ def value_and_grad_from_state(
 
     def value_and_grad(
         params: Tree, *args: Any, state: Tree, **kwargs: Any
-    ) -> tuple[jax.Array, Tree]:
+    ) -> tuple[jax.typing.ArrayLike, Tree]:
         known: Any = optax.tree.get(state, "value")
 
         def cast_fn(*fn_args, **fn_kwargs):
