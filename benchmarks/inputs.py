@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import data
+from benchmarks import data, image_folder
 from benchmarks.config import Config
 
 Tree = Any
@@ -100,8 +100,6 @@ def _open_memory(config: Config) -> Source:
 
 
 def _open_folder(config: Config) -> Source:
-    from benchmarks import image_folder
-
     train = image_folder.scan(config.data_dir / "train")
     num_classes = len(train.classes)
     if config.num_validation:
@@ -201,8 +199,6 @@ def standardize(
 ) -> jax.Array:
     """Turns uint8 images into what the network takes."""
     if config.dataset == IMAGE_FOLDER:
-        from benchmarks import image_folder
-
         return image_folder.normalize(images, dtype)
     return data.standardize(images, dtype)
 
