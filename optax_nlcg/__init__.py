@@ -1,6 +1,8 @@
 """Nonlinear conjugate gradients for JAX, as Optax gradient transformations."""
 
 from optax_nlcg import reference as reference
+from optax_nlcg.accumulation import MultiStepsState as MultiStepsState
+from optax_nlcg.accumulation import multi_steps as multi_steps
 from optax_nlcg.alias import limited_memory_cg as limited_memory_cg
 from optax_nlcg.alias import nlcg as nlcg
 from optax_nlcg.alias import nonlinear_cg as nonlinear_cg

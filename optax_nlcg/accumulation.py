@@ -1,0 +1,106 @@
+"""Gradient accumulation under which a line search sees the whole mini-batch's loss."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_nlcg import arguments
+from optax_nlcg.tree import Tree, scalar_dtype
+
+
+class MultiStepsState(NamedTuple):
+    """State of :func:`multi_steps`.
+
+    Attributes:
+        multi_steps: state of :class:`optax.MultiSteps`; ``mini_step`` counts the
+            microbatches of the current mini-batch.
+        value_sum: sum of their losses, scalar, float32 or wider.
+    """
+
+    multi_steps: optax.MultiStepsState
+    value_sum: jax.Array
+
+
+def multi_steps(
+    optimizer: optax.GradientTransformation,
+    every_k: int | Callable[[jax.Array], jax.Array],
+) -> optax.GradientTransformationExtraArgs:
+    r"""Updates once in ``every_k`` calls, with the mean gradient and the mean loss.
+
+    This is :class:`optax.MultiSteps` for optimizers that look at the loss.
+    ``MultiSteps`` itself averages the gradients but hands over the last microbatch's
+    ``value`` alone, so that a line search mistakes the differences between microbatches
+    for progress. Here :math:`k` microbatches of equal size are one mini-batch:
+
+    .. math::
+        g = \tfrac1k \textstyle\sum_i g_i, \qquad
+        f = \tfrac1k \textstyle\sum_i f_i .
+
+    The calls in between return zero updates. A microbatch whose gradient is not finite
+    is left out, as if it had never come.
+
+    ``value_fn`` and ``hessian_diagonal`` are handed over as they are: those of a
+    mini-batch's last call are used, so they must be the whole mini-batch's. A search
+    that evaluates ``value_fn`` does so in every call, and discards all but the last:
+    with such a search accumulate inside the loss function instead, by a ``lax.scan``
+    over microbatches.
+
+    Args:
+        optimizer: the optimizer to call once in ``every_k`` times.
+        every_k: number of microbatches in a mini-batch, or a function that gives it
+            from the number of updates done.
+
+    Returns:
+        An Optax transformation whose ``update`` takes ``value``, the loss of the
+        microbatch, if the optimizer wants it.
+
+    Raises:
+        TypeError: if an argument is not what it should be.
+        ValueError: if ``every_k`` is less than one.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax, optax_nlcg
+        >>> optimizer = optax_nlcg.multi_steps(optax_nlcg.nlcg(0.1), every_k=2)
+        >>> params = jnp.array([1.0])
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update(
+        ...     jnp.array([1.0]), state, params, value=jnp.array(0.5))
+        >>> print(optax.apply_updates(params, updates))
+        [1.]
+        >>> updates, state = optimizer.update(
+        ...     jnp.array([3.0]), state, params, value=jnp.array(0.7))
+        >>> print(optax.apply_updates(params, updates))
+        [0.8]
+    """
+    arguments.check_transformation("optimizer", optimizer)
+    if not callable(every_k):
+        arguments.check_number("every_k", every_k, low=1, integer=True)
+    inner = optax.MultiSteps(
+        optimizer, every_k, should_skip_update_fn=optax.skip_not_finite
+    )
+
+    def init(params: Tree) -> MultiStepsState:
+        return MultiStepsState(inner.init(params), jnp.zeros((), scalar_dtype(params)))
+
+    def update(
+        updates: Tree,
+        state: MultiStepsState,
+        params: Tree | None = None,
+        *,
+        value: jax.Array | None = None,
+        **extra_args: Any,
+    ) -> tuple[Tree, MultiStepsState]:
+        count, value_sum = state.multi_steps.mini_step, state.value_sum
+        if value is not None:
+            total = jnp.where(count == 0, 0, value_sum) + value
+            value_sum = total.astype(value_sum.dtype)
+            extra_args["value"] = value_sum / (count + 1)
+        updates, new = inner.update(updates, state.multi_steps, params, **extra_args)
+        left_out = new.skip_state["should_skip"]
+        value_sum = jnp.where(left_out, state.value_sum, value_sum)
+        return updates, MultiStepsState(new, value_sum)
+
+    return optax.GradientTransformationExtraArgs(init, update)
