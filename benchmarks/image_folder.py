@@ -12,12 +12,15 @@ on any number of processes and workers.
 Batches are uint8; `normalize` makes them the network's input on the device.
 """
 
+import atexit
 import dataclasses
 import functools
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+import weakref
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -26,118 +29,20 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.image_crops import Box, centre_crop, draw_crop, read_image
+from benchmarks.image_listing import Listing
+from benchmarks.image_listing import scan as scan
 
-SUFFIXES = (b".jpeg", b".jpg", b".png")
 # Of ImageNet's training images, by channel, on a scale from 0 to 1.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 
-# What one worker decodes at a time. Small enough that a mini-batch is shared out evenly
-# and little waits in shared memory; large enough that handing it over costs nothing.
+# What one worker decodes at a time: few enough that a mini-batch is shared out evenly,
+# and so many that what Grain does for each piece costs nothing.
 CHUNK = 32
 PADDING_LABEL = -1
 
 Batch = tuple[np.ndarray, np.ndarray]
 Batches = Generator[Batch, None, None]
-
-
-# ------------------------------------------------------------------------------
-#  Listing
-# ------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Listing:
-    """The images of one split. A million of them are an array, not a million objects.
-
-    Attributes:
-      folder: what `names` are relative to.
-      names: bytes of shape (num_examples,), "<class>/<file>", by class and then file.
-      labels: int32 of shape (num_examples,), positions in `classes`.
-      classes: names of the class folders, sorted.
-    """
-
-    folder: str
-    names: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def path(self, index: int) -> str:
-        """Returns the path of one image."""
-        return os.path.join(self.folder, os.fsdecode(bytes(self.names[index])))
-
-    def select(self, positions: np.ndarray) -> "Listing":
-        """Returns those images alone, under the same labels."""
-        return dataclasses.replace(
-            self, names=self.names[positions], labels=self.labels[positions]
-        )
-
-
-def scan(
-    folder: str | os.PathLike[str], classes: Sequence[str] | None = None
-) -> Listing:
-    """Lists `<folder>/<class>/<image>`, in the order of names.
-
-    Args:
-      folder: the folder of one split, such as `<root>/train`.
-      classes: those of the training set, when this is another split, so that labels
-        mean the same; None: the folders found.
-
-    Raises:
-      FileNotFoundError: the folder is missing, or has no class folders, or one of them
-        holds no image.
-      ValueError: the class folders are not `classes`.
-    """
-    folder = os.fspath(folder)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(
-            f"no folder {folder}: images are expected as {folder}/<class>/*.JPEG"
-        )
-    with os.scandir(folder) as entries:
-        found = sorted(
-            entry.name
-            for entry in entries
-            if entry.is_dir() and not entry.name.startswith(".")
-        )
-    if not found:
-        raise FileNotFoundError(
-            f"{folder} has no class folders: images are expected as "
-            f"{folder}/<class>/*.JPEG"
-        )
-    if classes is not None and list(classes) != found:
-        raise ValueError(
-            f"the classes of {folder} are not those of the training set: missing "
-            f"{_some(set(classes) - set(found))}, unexpected "
-            f"{_some(set(found) - set(classes))}"
-        )
-    names: list[bytes] = []
-    labels: list[np.ndarray] = []
-    for label, name in enumerate(found):
-        files = _image_files(os.fsencode(os.path.join(folder, name)))
-        if not files:
-            raise FileNotFoundError(
-                f"the class folder {os.path.join(folder, name)} holds no image "
-                "(.JPEG, .jpg, .jpeg or .png)"
-            )
-        prefix = os.fsencode(name) + b"/"
-        names += [prefix + file for file in files]
-        labels.append(np.full(len(files), label, np.int32))
-    return Listing(folder, np.array(names), np.concatenate(labels), tuple(found))
-
-
-def _image_files(folder: bytes) -> list[bytes]:
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES)
-        )
-
-
-def _some(names: set[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:3] + ["..."] * (len(shown) > 3)) or "none"
 
 
 # ------------------------------------------------------------------------------
@@ -233,9 +138,7 @@ def training_batches(
       num_steps: how many mini-batches to read.
       process_index: which contiguous part of each mini-batch to read.
       process_count: into how many parts they are divided.
-      num_workers: processes that decode images; 0: threads of this one do. They hand
-        over their work in shared memory (/dev/shm), of which each needs
-        `4 * CHUNK * 3 * image_size**2` bytes.
+      num_workers: processes that decode images; 0: threads of this one do.
       num_threads: threads that decode images if there are no worker processes.
 
     Yields:
@@ -333,21 +236,38 @@ def _read_batches(chunks: _Chunks, num_workers: int, num_threads: int) -> Batche
         # Grain reads flags there, which a program without absl has not parsed.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        # One thread a process: several would only wait for each other's lock.
-        alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        pieces = pieces.to_iter_dataset(alone).mp_prefetch(
+        # One thread a process: several would only wait for each other's lock. Through
+        # pipes, not shared memory: no dearer here, containers have little of it, and
+        # Grain (0.2.18) does not always give it back.
+        pieces = grain.experimental.WithOptionsIterDataset(
+            pieces.to_iter_dataset(grain.ReadOptions(0, 0)),
+            grain.experimental.DatasetOptions(min_shm_size=sys.maxsize),
+        )
+        pieces = pieces.mp_prefetch(
             grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1),
             worker_init_fn=_start_worker,
         )
-        # Out of shared memory, of which there may be little, in a thread that always
-        # goes on: workers are not held up between two calls of the consumer.
         pieces = grain.experimental.ThreadPrefetchIterDataset(
-            pieces.map(_copy), prefetch_buffer_size=chunks.per_step
+            pieces, prefetch_buffer_size=chunks.per_step
         )
     else:
         ahead = grain.ReadOptions(num_threads, max(num_threads, chunks.per_step))
         pieces = pieces.to_iter_dataset(ahead)
-    return _assemble(pieces, chunks)
+    batches = _assemble(pieces, chunks)
+    _open.add(batches)
+    # Anew, to be the last one there and so the first to run: before multiprocessing's.
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)
+    return batches
+
+
+# Closing needs modules that are gone when Python drops the generators it has left.
+_open: weakref.WeakSet[Batches] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for batches in list(_open):
+        batches.close()
 
 
 def _assemble(pieces: Any, chunks: _Chunks) -> Batches:
@@ -364,11 +284,6 @@ def _assemble(pieces: Any, chunks: _Chunks) -> Batches:
             yield images, labels
     finally:
         iterator.close()
-
-
-def _copy(batch: Batch) -> Batch:
-    images, labels = batch
-    return np.array(images), np.array(labels)
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -284,6 +284,8 @@ def test_workers_end_with_the_program_and_not_before(folder, tmp_path, end):
     assert result.returncode == (-signal.SIGKILL if end == "killed" else 0), (
         result.stderr
     )
+    if end == "returns":
+        assert result.stderr == ""
     workers = [int(pid) for pid in result.stdout.split()]
     assert len(workers) == 1
     deadline = time.monotonic() + 20
