@@ -1,5 +1,6 @@
 """Nonlinear conjugate gradients for JAX, as Optax gradient transformations."""
 
+from optax_nlcg import parallel as parallel
 from optax_nlcg import reference as reference
 from optax_nlcg.accumulation import MultiStepsState as MultiStepsState
 from optax_nlcg.accumulation import multi_steps as multi_steps

@@ -93,9 +93,9 @@ def scale_by_diagonal_bfgs(
         return DiagonalBfgsState(
             count=jnp.zeros((), jnp.int32),
             num_skipped=jnp.zeros((), jnp.int32),
-            diagonal=tree.map_components(lambda x: jnp.full_like(x, initial), params),
-            previous_params=optax.tree.zeros_like(params),
-            previous_gradient=optax.tree.zeros_like(params),
+            diagonal=tree.map_components(lambda x: tree.full_like(x, initial), params),
+            previous_params=tree.full_like(params, 0),
+            previous_gradient=tree.full_like(params, 0),
         )
 
     def update_fn(

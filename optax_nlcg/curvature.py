@@ -1,16 +1,15 @@
 """Estimators of the Hessian's diagonal: Hutchinson, Gauss-Newton-Bartlett, exact."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from optax_nlcg import arguments, tree
+from optax_nlcg import arguments, shards, tree
+from optax_nlcg.shards import AxisName
 from optax_nlcg.tree import Tree
-
-AxisName = Hashable | Sequence[Hashable]
 
 METHODS = ("hutchinson", "gauss_newton_bartlett", "exact")
 
@@ -172,7 +171,7 @@ def value_grad_and_hessian_diagonal(
             # With respect to parameters that differ between devices the gradient is
             # the local one; otherwise `shard_map` with `check_vma=True` sums it, and Hv
             # would be summed before it has been multiplied by the device's own probe.
-            params = jax.tree.map(lambda p: _as_varying(p, axis_name), params)
+            params = jax.tree.map(lambda p: shards.as_varying(p, axis_name), params)
             if key is not None:
                 key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
@@ -336,14 +335,6 @@ def _product(x, y):
     if jnp.iscomplexobj(x):
         return jax.lax.complex(x.real * y.real, -x.imag * y.imag)
     return x * y
-
-
-def _as_varying(x, axis_name):
-    """Marks an array as one that differs between the devices of an axis.
-
-    Adding a zero that does works whether or not the array is marked already.
-    """
-    return x + jax.lax.pcast(jnp.zeros((), x.dtype), axis_name, to="varying")
 
 
 def _logits_error(out, has_aux):

@@ -158,7 +158,7 @@ def scale_by_curvature_line_search(
             slope=jnp.zeros_like(zero),
             slope_change=jnp.zeros_like(zero),
             step_length=jnp.zeros_like(zero),
-            previous_update=optax.tree.zeros_like(params),
+            previous_update=tree.full_like(params, 0),
         )
 
     def update_fn(

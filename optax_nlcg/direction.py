@@ -140,7 +140,7 @@ def scale_by_conjugate_direction(
         dtype = accumulator_dtype
         if dtype is not None and jnp.iscomplexobj(leaf):
             dtype = jnp.promote_types(dtype, jnp.complex64)
-        return jnp.zeros_like(leaf, dtype=dtype)
+        return tree.full_like(leaf, 0, dtype)
 
     def init_fn(params: Tree) -> Tree:
         dtype = tree.scalar_dtype(params)
@@ -153,9 +153,7 @@ def scale_by_conjugate_direction(
             slope=jnp.zeros((), dtype),
             metric=jnp.zeros((), dtype),
             direction=jax.tree.map(buffer, params),
-            previous_gradient=(
-                optax.tree.zeros_like(params) if keeps_gradient else None
-            ),
+            previous_gradient=tree.full_like(params, 0) if keeps_gradient else None,
             preconditioner=precondition.init(params),
         )
 
@@ -196,8 +194,8 @@ def scale_by_conjugate_direction(
         if restart_every is not None:
             restart |= state.since_restart >= restart_every
         if restart_cycles is not None:
-            size = sum(leaf.size for leaf in jax.tree.leaves(updates))
-            longest = min(restart_cycles * size, jnp.iinfo(jnp.int32).max)
+            cycles = restart_cycles * tree.size(updates)
+            longest = min(cycles, jnp.iinfo(jnp.int32).max)
             restart |= state.since_restart >= longest
         if restart_threshold is not None:
             restart |= jnp.abs(gz - yz) >= restart_threshold * gz

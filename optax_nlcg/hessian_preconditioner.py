@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_nlcg import arguments, tree
+from optax_nlcg import arguments, shards, tree
 from optax_nlcg.curvature import METHODS, hessian_diagonal
 from optax_nlcg.tree import Tree
 
@@ -168,7 +168,7 @@ def scale_by_hessian_diagonal(
             count=jnp.zeros((), jnp.int32),
             num_refreshes=jnp.zeros((), jnp.int32),
             num_skipped=jnp.zeros((), jnp.int32),
-            average=optax.tree.zeros_like(params),
+            average=tree.full_like(params, 0),
             curvature_mean=jnp.zeros((), dtype),
             preconditioner_min=jnp.ones((), dtype),
             preconditioner_mean=jnp.ones((), dtype),
@@ -204,18 +204,25 @@ def scale_by_hessian_diagonal(
 
         average = tree.map_components(blend, state.average, diagonal)
         average = tree.cast_like(average, state.average)
-        leaves = _components(average)
-        size = max(1, sum(leaf.size for leaf in leaves))
-        zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
-        mean = sum((jnp.sum(jnp.abs(x.astype(dtype))) for x in leaves), zero) / size
-        factors = [factor(leaf.astype(dtype), mean) for leaf in leaves]
+        sizes = jax.tree.map(lambda d: jnp.abs(_components(d).astype(dtype)), average)
+        size = max(1, tree.size(average))
+        mean = tree.add_leaves([jax.tree.map(jnp.sum, sizes)], dtype)[0] / size
+        # P falls with the curvature: its extremes need no pass of their own.
+        greatest, least = tree.greatest_leaves(
+            [
+                jax.tree.map(lambda x: jnp.max(x, initial=-jnp.inf), sizes),
+                jax.tree.map(lambda x: -jnp.min(x, initial=jnp.inf), sizes),
+            ],
+            dtype,
+        )
+        factors = jax.tree.map(lambda x: jnp.sum(factor(x, mean)), sizes)
         new_state = state._replace(
             num_refreshes=num_refreshes,
             average=average,
             curvature_mean=mean,
-            preconditioner_min=jnp.stack([jnp.min(p) for p in factors] or [one]).min(),
-            preconditioner_mean=sum((jnp.sum(p) for p in factors), zero) / size,
-            preconditioner_max=jnp.stack([jnp.max(p) for p in factors] or [one]).max(),
+            preconditioner_min=factor(greatest, mean),
+            preconditioner_mean=tree.add_leaves([factors], dtype)[0] / size,
+            preconditioner_max=factor(least, mean),
         )
         skipped_state = state._replace(
             num_skipped=optax.safe_increment(state.num_skipped)
@@ -256,6 +263,12 @@ def scale_by_hessian_diagonal(
         return tree.cast_like(z, updates if params is None else params), state
 
     def refresh_when_due(state, params, value_fn, method):
+        if shards.are_split():
+            raise ValueError(
+                f"{stage} inside `over_shards` makes no estimates itself: pass "
+                "`update(..., hessian_diagonal=diagonal)`, or None in steps without "
+                "one, or use `jit` with sharded arrays."
+            )
         arguments.require(
             stage,
             "params",
@@ -277,11 +290,6 @@ def scale_by_hessian_diagonal(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _components(values: Tree) -> list[jax.Array]:
-    """The leaves that are not empty; of a complex one the real and imaginary parts."""
-    leaves = [leaf for leaf in jax.tree.leaves(values) if leaf.size]
-    return [
-        part
-        for x in leaves
-        for part in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))
-    ]
+def _components(x: jax.Array) -> jax.Array:
+    """The real numbers that an array consists of."""
+    return jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x

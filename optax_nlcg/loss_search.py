@@ -217,7 +217,7 @@ def _loss_line_search(
             scale=jnp.ones((), dtype),
             loss_average=jnp.zeros((), dtype),
             loss_reference=jnp.zeros((), dtype),
-            previous_update=optax.tree.zeros_like(params) if rollback else None,
+            previous_update=tree.full_like(params, 0) if rollback else None,
         )
 
     def update_fn(

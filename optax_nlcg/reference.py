@@ -149,7 +149,8 @@ def ml_ncg(
     def init_fn(params: Tree) -> Tree:
         dtype = tree.scalar_dtype(params)
         bfgs = precondition == "Bfgs"
-        zeros = functools.partial(optax.tree.zeros_like, params)
+        ones = functools.partial(tree.full_like, value=1)
+        zeros = functools.partial(tree.full_like, params, 0)
         return MlNcgState(
             count=jnp.zeros((), jnp.int32),
             num_skipped=jnp.zeros((), jnp.int32),
@@ -158,7 +159,7 @@ def ml_ncg(
             gz=jnp.zeros((), dtype),
             loss_average=jnp.zeros((), dtype),
             loss_reference=jnp.zeros((), dtype),
-            diagonal=(tree.map_components(jnp.ones_like, params) if bfgs else None),
+            diagonal=tree.map_components(ones, params) if bfgs else None,
             previous_gradient=zeros() if bfgs else None,
             previous_z=zeros() if update_rule == "PR" else None,
             direction=zeros(),

@@ -1,12 +1,16 @@
 """What conjugate gradients ask of trees beyond Optax: wide inner products."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import DTypeLike
+from jax.experimental.shard_alike import shard_alike
+from jax.typing import ArrayLike, DTypeLike
+
+from optax_nlcg import shards
 
 Tree = Any
 """A tree of arrays: parameters, gradients, directions."""
@@ -63,13 +67,56 @@ def inner_products(
             return jnp.sum(jnp.real(jnp.conj(x.astype(wide)) * y.astype(wide)))
         return jnp.sum(x.astype(dtype) * y.astype(dtype))
 
-    totals = []
-    for x, y in pairs:
-        dots = jax.tree.leaves(jax.tree.map(dot, x, y))
-        totals.append(sum(dots, jnp.zeros((), dtype)))
+    totals = add_leaves([jax.tree.map(dot, x, y) for x, y in pairs], dtype)
     # Without the barrier XLA fuses the sum over all leaves into each leaf's update,
     # and code and compile time grow with the square of the number of leaves.
-    return jax.lax.optimization_barrier(jnp.stack(totals))
+    return jax.lax.optimization_barrier(totals)
+
+
+def add_leaves(trees: Sequence[Tree], dtype: DTypeLike) -> jax.Array:
+    """Adds the leaves of trees of scalars, over devices too where leaves are split.
+
+    Args:
+        trees: trees with one scalar for each leaf of the parameters.
+        dtype: dtype of the result.
+
+    Returns:
+        Array of shape ``[len(trees)]``, a sum for each tree.
+    """
+    return _over_leaves(trees, jnp.zeros((), dtype), jnp.add, jax.lax.psum)
+
+
+def greatest_leaves(trees: Sequence[Tree], dtype: DTypeLike) -> jax.Array:
+    """Greatest leaves of trees of scalars, over devices too where leaves are split.
+
+    Args:
+        trees: trees with one scalar for each leaf of the parameters.
+        dtype: dtype of the result.
+
+    Returns:
+        Array of shape ``[len(trees)]``; minus infinity for a tree without leaves.
+    """
+    lowest = jnp.full((), -jnp.inf, dtype)
+    return _over_leaves(trees, lowest, jnp.maximum, jax.lax.pmax)
+
+
+def _over_leaves(trees, start, combine, over_devices):
+    groups = [shards.group(tree) for tree in trees]
+    totals = []
+    for axes in dict.fromkeys(axes for group in groups for axes in group):
+        parts = [functools.reduce(combine, g.get(axes, []), start) for g in groups]
+        total = jnp.stack(parts)
+        totals.append(over_devices(total, axes) if axes else total)
+    return functools.reduce(combine, totals)
+
+
+def size(tree: Tree) -> int:
+    """Number of real numbers that a tree consists of, on all devices."""
+    total = 0
+    for axes, leaves in shards.group(tree).items():
+        here = sum(x.size * (2 if jnp.iscomplexobj(x) else 1) for x in leaves)
+        total += here * (jax.lax.axis_size(axes) if axes else 1)
+    return total
 
 
 def largest(tree: Tree, dtype: DTypeLike) -> jax.Array:
@@ -88,7 +135,28 @@ def largest(tree: Tree, dtype: DTypeLike) -> jax.Array:
             x = jnp.stack([jnp.real(x), jnp.imag(x)])
         return jnp.max(jnp.abs(x), initial=0).astype(dtype)
 
-    return jnp.max(jnp.stack([leaf_largest(x) for x in jax.tree.leaves(tree)]))
+    return jnp.maximum(0, greatest_leaves([jax.tree.map(leaf_largest, tree)], dtype)[0])
+
+
+def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> Tree:
+    """Arrays for a state: like those of a tree, with one value everywhere.
+
+    They are laid out over devices like the tree's also where ``init`` is compiled.
+    :func:`jax.numpy.full_like` forgets the layout there: the compiler sees a constant.
+
+    Args:
+        tree: tree of arrays.
+        value: the value.
+        dtype: dtype of the arrays; by default that of the tree's.
+
+    Returns:
+        Tree with the same structure and shapes.
+    """
+
+    def leaf_like(x):
+        return shard_alike(x, jnp.full_like(x, value, dtype=dtype))[1]
+
+    return jax.tree.map(leaf_like, tree)
 
 
 def map_components(fn: Callable[..., jax.Array], *trees: Tree) -> Tree:

@@ -193,7 +193,7 @@ def scale_by_hager_zhang_line_search(
             step=jnp.zeros((), dtype),
             slope=jnp.zeros((), dtype),
             value=jnp.full((), jnp.inf, dtype),
-            grad=optax.tree.zeros_like(params),
+            grad=tree.full_like(params, 0),
             value_scale=jnp.zeros((), dtype),
             value_weight=jnp.zeros((), dtype),
             approximate=jnp.zeros((), bool),

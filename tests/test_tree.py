@@ -88,3 +88,17 @@ def test_skipped_steps_are_counted_and_change_nothing_else(finite):
     expected = new_state if finite else state._replace(num_skipped=1)
     chex.assert_trees_all_equal(after, expected)
     np.testing.assert_array_equal(updates["a"], 1.0 if finite else 0.0)
+
+
+def test_size_counts_real_numbers():
+    assert tree.size({"a": jnp.zeros((2, 3)), "b": jnp.zeros(4, jnp.complex64)}) == 14
+
+
+def test_full_like():
+    like = {"a": jnp.zeros(3, jnp.bfloat16), "b": np.zeros((), np.complex64)}
+    full = jax.jit(lambda t: tree.full_like(t, 2))(like)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), full) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), like
+    )
+    assert all(bool((x == 2).all()) for x in jax.tree.leaves(full))
+    assert tree.full_like(like["a"], 0, jnp.float32).dtype == jnp.float32
