@@ -1,6 +1,6 @@
 """Sharded parameters: the same numbers, and nothing but scalars between devices."""
 
-import re
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +10,34 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optax_nlcg
+from benchmarks import collectives, communication
 from tests import common
 
-# Reductions between devices in one update: one for the direction, one for BFGS.
 OPTIMIZERS = {
-    "fletcher_reeves": (
-        lambda: optax_nlcg.nlcg(
-            0.1, preconditioner=optax.identity(), line_search=optax.identity()
-        ),
-        1,
+    "fletcher_reeves": lambda: optax_nlcg.nlcg(
+        0.1, preconditioner=optax.identity(), line_search=optax.identity()
     ),
-    "hager_zhang": (
-        lambda: optax_nlcg.nlcg(
-            0.1, beta_rule="hager_zhang", preconditioner=optax.identity()
-        ),
-        1,
+    "hager_zhang": lambda: optax_nlcg.nlcg(
+        0.1, beta_rule="hager_zhang", preconditioner=optax.identity()
     ),
-    "default": (lambda: optax_nlcg.nlcg(0.1), 2),
-    "ml_ncg": (lambda: optax_nlcg.reference.ml_ncg(0.1), 2),
+    "default": lambda: optax_nlcg.nlcg(0.1),
+    "ml_ncg": lambda: optax_nlcg.reference.ml_ncg(0.1),
+}
+# Reductions in one update with split parameters. BFGS needs its two inner products
+# before it can make z, and the direction those of z: two is the least. The Hager-Zhang
+# rule preconditions twice. The search by curvature needs those of the new direction. An
+# estimate of the Hessian's diagonal needs its mean, then the mean of P, and extremes.
+REDUCTIONS = {
+    "nlcg": 2,
+    "nlcg, online search": 2,
+    "nlcg, Polak-Ribiere": 2,
+    "nlcg, Hager-Zhang rule": 3,
+    "nlcg, no preconditioner": 1,
+    "nlcg, Hessian diagonal": 2,
+    "nlcg, Hessian diagonal, step with an estimate": 5,
+    "nlcg, no preconditioner, curvature search": 2,
+    "nonlinear_cg's direction": 1,
+    "reference.ml_ncg": 2,
 }
 
 
@@ -51,7 +61,7 @@ def make_params():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_same_as_on_one_device(mesh, name):
-    tx = OPTIMIZERS[name][0]()
+    tx = OPTIMIZERS[name]()
     want, _, losses = common.descend(tx, loss, make_params(), 20)
     params = jax.device_put(make_params(), NamedSharding(mesh, PartitionSpec("fsdp")))
     got, state, _ = common.descend(tx, loss, params, 20)
@@ -61,28 +71,63 @@ def test_same_as_on_one_device(mesh, name):
     assert all(not leaf.sharding.is_fully_replicated for leaf in sharded)
 
 
-def collectives(tx, params):
-    state = jax.jit(tx.init)(params)
-    update = jax.jit(lambda g, s, p: tx.update(g, s, p, value=1.0))
-    text = update.lower(params, state, params).compile().as_text()
-    found = re.findall(
-        r"= (\S.*?) (all-reduce|all-gather|all-to-all|collective-permute|"
-        r"reduce-scatter)(?:-start)?\(",
-        text,
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_split_parameters_need_scalars_only(name):
+    spec = communication.LAYOUTS["split"]
+    found = communication.measure(communication.CASES[name], spec)
+    assert [one.kind for one in found] == ["all-reduce"] * REDUCTIONS[name]
+    for one in found:
+        assert all(math.prod(shape) <= 8 for shape in one.shapes)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_replicated_parameters_need_no_communication(name):
+    spec = communication.LAYOUTS["replicated"]
+    assert communication.measure(communication.CASES[name], spec) == []
+
+
+def test_parts_by_hand_need_as_little():
+    spec = communication.LAYOUTS["split"]
+    mesh = communication.make_mesh()
+    tx = optax_nlcg.parallel.over_shards(optax_nlcg.nlcg(0.1), spec)
+
+    def update(grads):
+        return tx.update(grads, tx.init(grads), grads, value=1.0)[0]
+
+    run = jax.jit(jax.shard_map(update, mesh=mesh, in_specs=spec, out_specs=spec))
+    program = run.lower(make_params()).compile()
+    assert collectives.summary(collectives.read(program)) == {
+        "all-reduce": {"count": 2, "bytes": 2 * 2 * 4}
+    }
+
+
+def test_reading_of_loops(mesh):
+    """Layers in a loop: the gradient of each is summed over devices, four times."""
+
+    def step(weights, x):
+        def value(weights):
+            return jnp.mean(jax.lax.scan(layer, x, weights)[0])
+
+        return jax.grad(value)(weights)
+
+    def layer(x, weight):
+        return jnp.tanh(x @ weight), None
+
+    replicated, split = (
+        NamedSharding(mesh, P) for P in (PartitionSpec(), PartitionSpec("fsdp"))
     )
-    return [(kind, re.findall(r"\[(\d[\d,]*)\]", shapes)) for shapes, kind in found]
+    arguments = (
+        jax.ShapeDtypeStruct((4, 8, 8), jnp.float32, sharding=replicated),
+        jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=split),
+    )
+    compiled = jax.jit(step, out_shardings=replicated).lower(*arguments).compile()
+    found = collectives.summary(collectives.read(compiled))
+    assert found == {"all-reduce": {"count": 4, "bytes": 4 * 8 * 8 * 4}}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_only_scalars_are_reduced(mesh, name):
-    make, reductions = OPTIMIZERS[name]
-    params = jax.device_put(make_params(), NamedSharding(mesh, PartitionSpec("fsdp")))
-    found = collectives(make(), params)
-    assert [kind for kind, _ in found] == ["all-reduce"] * reductions
-    assert all(not shapes for _, shapes in found)  # scalars have no dimensions
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_replicated_parameters_need_no_communication(mesh, name):
-    params = jax.device_put(make_params(), NamedSharding(mesh, PartitionSpec()))
-    assert collectives(OPTIMIZERS[name][0](), params) == []
+def test_bytes_on_a_ring():
+    one = collectives.Collective("all-reduce", ((3,),), 12, times=2)
+    assert one.sent(4) == 2 * 2 * 3 / 4 * 12
+    gathered = collectives.Collective("all-gather", ((8,),), 32)
+    scattered = collectives.Collective("reduce-scatter", ((2,),), 8)
+    assert gathered.sent(4) == scattered.sent(4) == 24
