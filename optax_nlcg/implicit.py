@@ -73,7 +73,12 @@ def differentiate_implicitly(
 
 
 def _solve_linear(matvec: Callable[[Tree], Tree], rhs: Tree) -> Tree:
-    tol = 100 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(rhs))).eps)
+    leaves = jax.tree.leaves(rhs)
+    tol = 100 * float(jnp.finfo(jnp.result_type(*leaves)).eps)
+    # A linear solve can be transposed only if all leaves of its right-hand side depend
+    # on the tangents. A leaf that no argument acts on does not: tie it to the others.
+    nothing = jnp.where(False, sum(jnp.sum(leaf) for leaf in leaves), 0)
+    rhs = jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), rhs)
 
     def solve(matvec, rhs):
         return jax.scipy.sparse.linalg.cg(

@@ -352,6 +352,23 @@ def test_derivatives_with_complex_parameters(x64):
     np.testing.assert_allclose(jax.grad(real_part)(0.7), 1 + 3 * 1.4, rtol=1e-8)
 
 
+def test_gradient_where_an_argument_does_not_act_on_every_parameter(x64):
+    def fun(p, theta):
+        return (p["a"] - theta**2) ** 2 + (p["b"] - 3) ** 4 + (p["b"] - p["a"]) ** 2
+
+    def solution(theta):
+        start = {"a": jnp.zeros(()), "b": jnp.zeros(())}
+        return minimize(fun, start, args=(theta,), tol=1e-10).params
+
+    theta = 1.3
+    for leaf in "ab":
+        gradient = jax.grad(lambda theta, leaf=leaf: solution(theta)[leaf])(theta)
+        tangent = jax.jvp(solution, (theta,), (1.0,))[1][leaf]
+        above, below = solution(theta + 1e-5)[leaf], solution(theta - 1e-5)[leaf]
+        np.testing.assert_allclose(gradient, (above - below) / 2e-5, rtol=1e-5)
+        np.testing.assert_allclose(tangent, gradient, rtol=1e-8)
+
+
 def test_the_start_has_no_derivative(x64):
     gradient = jax.grad(lambda x0: jnp.sum(minimize(bowl, x0).params))(jnp.ones(3))
     np.testing.assert_array_equal(gradient, 0)
