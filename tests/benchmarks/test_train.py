@@ -156,8 +156,13 @@ def test_step_averages_over_microbatches(one_device):
         accuracies.append(right)
         gradients.append(grads)
         statistics.append(stats)
-    mean = lambda *parts: sum(parts) / 4  # noqa: E731
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)  # noqa: E731
+
+    def mean(*parts):
+        return sum(parts) / 4
+
+    def close(a, b):
+        return np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
     grads = jax.tree.map(mean, *gradients)
     params = jax.tree.map(lambda w, g: w - 0.5 * g, state.params, grads)
     close(scalars["loss"], mean(*losses))
