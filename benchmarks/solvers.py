@@ -43,7 +43,10 @@ STYLES = {
 def run_all(
     out: pathlib.Path, names: list[str], problems: list[Problem]
 ) -> list[dict[str, Any]]:
-    """Runs what is missing from `out/runs.jsonl` and returns all rows."""
+    """Runs what is missing from `out/runs.jsonl` and returns all rows.
+
+    `out/environment.json` is that of the last run.
+    """
     path = out / "runs.jsonl"
     rows = report.load(path) if path.exists() else []
     done = {(row["solver"], row["problem"]) for row in rows}
@@ -52,6 +55,9 @@ def run_all(
             if (name, problem.name) not in done:
                 row = run_one(name, problem)
                 rows.append(row)
+                (out / "environment.json").write_text(
+                    json.dumps(environment(1), indent=1) + "\n"
+                )
                 with open(path, "a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(
@@ -167,7 +173,7 @@ def profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     solvable = np.isfinite(best)
     ratios = matrix[:, solvable] / best[solvable]
     factors = np.geomspace(1, 64, 400)
-    figure, axes = plt.subplots(figsize=(7.5, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for name, row in zip(names, ratios, strict=True):
         color, dashes, width = STYLES[name]
         share = (row[:, None] <= factors).sum(axis=0) / len(problems)
@@ -180,7 +186,7 @@ def profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     axes.set_ylabel("share of problems solved within it")
     axes.set_title(f"{len(problems)} problems to |g| ≤ {TOL:g}", loc="left")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8.5)
+    figure.legend(loc="outside right upper", fontsize=8.5)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -204,9 +210,6 @@ def main() -> None:
         if not arguments.problems or problem.name in arguments.problems
     ]
     rows = run_all(arguments.out, arguments.solvers, problems)
-    (arguments.out / "environment.json").write_text(
-        json.dumps(environment(1), indent=1) + "\n"
-    )
     (arguments.out / "table.md").write_text(summary(rows))
     profile(rows, arguments.out / "profile.png")
 
