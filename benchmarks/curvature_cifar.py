@@ -16,7 +16,8 @@ held-out training images, with a seed of its own. The grid grows until its best 
 inside. The test set is read once a run, after training anew on all training images
 with other seeds. The schedule is linear to zero; it changes nothing for
 `nlcg_curvature`. Appends a row a run to `results.jsonl`, so that batch sizes can be run
-one at a time (`--batch-sizes`), and writes `table.md` from all rows that are there.
+one at a time (`--batch-sizes`; none for the table alone), and writes `table.md` from
+all rows that are there.
 """
 
 import argparse
@@ -113,7 +114,9 @@ def table(rows: Sequence[report.Row]) -> str:
             ]
 
             def cell(field, form, scale=1.0, runs=runs):
-                values = scale * np.array([float(row[field]) for row in runs])
+                # A run that diverged has no test accuracy.
+                values = [float(row.get(field, "nan")) for row in runs]
+                values = scale * np.array(values)
                 spread = f" ± {values.std(ddof=1):{form}}" if len(values) > 1 else ""
                 return f"{values.mean():{form}}{spread}"
 
@@ -149,11 +152,13 @@ def main() -> None:
         "--out", type=pathlib.Path, default=pathlib.Path("runs/curvature_cifar")
     )
     parser.add_argument("--reduced", action="store_true", help="for a CPU")
-    parser.add_argument("--batch-sizes", nargs="+", type=int)
+    parser.add_argument("--batch-sizes", nargs="*", type=int)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     arguments = parser.parse_args()
     base, batch_sizes = settings(arguments.reduced)
-    for batch_size in arguments.batch_sizes or batch_sizes:
+    if arguments.batch_sizes is not None:
+        batch_sizes = arguments.batch_sizes
+    for batch_size in batch_sizes:
         compare(
             dataclasses.replace(
                 base,
