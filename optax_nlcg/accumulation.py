@@ -1,7 +1,7 @@
 """Gradient accumulation under which a line search sees the whole mini-batch's loss."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ class MultiStepsState(NamedTuple):
 
 def multi_steps(
     optimizer: optax.GradientTransformation,
-    every_k: int | Callable[[jax.Array], jax.Array],
+    every_k: int | Callable[[Any], Any],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Updates once in ``every_k`` calls, with the mean gradient and the mean loss.
 
@@ -87,7 +87,7 @@ def multi_steps(
 
     def update(
         updates: Tree,
-        state: MultiStepsState,
+        state: Tree,
         params: Tree | None = None,
         *,
         value: jax.Array | None = None,
@@ -99,7 +99,7 @@ def multi_steps(
             value_sum = total.astype(value_sum.dtype)
             extra_args["value"] = value_sum / (count + 1)
         updates, new = inner.update(updates, state.multi_steps, params, **extra_args)
-        left_out = new.skip_state["should_skip"]
+        left_out = cast(dict, new.skip_state)["should_skip"]
         value_sum = jnp.where(left_out, state.value_sum, value_sum)
         return updates, MultiStepsState(new, value_sum)
 
