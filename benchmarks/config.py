@@ -25,7 +25,11 @@ class Config:
       dtype: of activations: float32, bfloat16, or auto (by platform).
       optimizer: a name in `benchmarks.optimizers`.
       learning_rate: the schedule's maximum; None: .1 per 128 images of the mini-batch.
+      optimizer_setting: the optimizer's own parameter, named in
+        `benchmarks.optimizers.SETTINGS`; None: its default.
       schedule: reference, linear, cosine or constant.
+      warmup: part of the run in which the learning rate rises; None: the schedule's
+        own.
       batch_size: images in a mini-batch, over all devices.
       num_microbatches: parts of a mini-batch with batch statistics of their own
         ("virtual workers"), shared out evenly over the devices.
@@ -34,11 +38,15 @@ class Config:
         optimizers that use one.
       num_epochs: length of the run in passes over the training set.
       l2: coefficient of half the sum of squares of the parameters, in the objective.
+      weight_decay: decoupled; of every weight but biases and those of batch
+        normalisation, learning rate x this x the weight is subtracted in a step.
       label_smoothing: probability spread evenly over the classes.
       augment: random crops and flips (an image_folder always has them).
       ema_decay: largest decay of the averaged weights that are evaluated.
       eval_statistics: batch statistics to evaluate with: running (the averages kept
         in training) or recomputed (of the averaged weights, on one more mini-batch).
+      give_up_at: part of the run after which it is given up unless the training loss
+        is below that of guessing, log(classes); None: never.
       seed: of the initial weights, the order of the images and their crops.
       log_every: steps between looks at the metrics; every step's are recorded.
       checkpoint_dir: folder of this run's checkpoints: of its last step, and of the
@@ -59,17 +67,21 @@ class Config:
     dtype: str = "auto"
     optimizer: str = "momentum"
     learning_rate: float | None = None
+    optimizer_setting: float | None = None
     schedule: str = "reference"
+    warmup: float | None = None
     batch_size: int = 128
     num_microbatches: int = 1
     num_devices: int | None = None
     refresh_every: int = 10
     num_epochs: float = 30.0
     l2: float = 2e-4
+    weight_decay: float = 0.0
     label_smoothing: float = 0.0
     augment: bool = False
     ema_decay: float = 0.9999
     eval_statistics: str = "recomputed"
+    give_up_at: float | None = None
     seed: int = 0
     log_every: int = 10
     checkpoint_dir: str | None = None
@@ -101,6 +113,7 @@ class Config:
             "num_validation",
             "num_workers",
             "l2",
+            "weight_decay",
             "seed",
             "peak_learning_rate",
         ):
@@ -111,6 +124,10 @@ class Config:
         for name in ("label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("warmup", "give_up_at"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
         if self.eval_statistics not in ("running", "recomputed"):
             raise ValueError(
                 "eval_statistics must be 'running' or 'recomputed', "

@@ -30,12 +30,16 @@ from benchmarks import (
     evaluation,
     metrics,
     models,
-    optimizers,
     report,
     schedules,
 )
 from benchmarks.config import Config
-from benchmarks.training_step import init_state, make_step
+from benchmarks.training_step import (
+    hyperparameters,
+    init_state,
+    make_step,
+    optimizer,
+)
 
 NUM_VALIDATION = 300
 NUM_EPOCHS = 30
@@ -83,17 +87,22 @@ def make_runs(config: Config, train_set: data.Split) -> Callable[..., Any]:
         (1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
     )
     images, labels = jax.device_put(tuple(train_set))
+    train_step = make_step(config, model, optimizer, mesh)
 
     @partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
     @jax.vmap
     def run(rate, seed, indices):
         schedule = schedules.build(config.schedule, rate, num_steps)
-        tx = optimizers.build(config.optimizer, schedule)
-        step = make_step(config, model, tx, mesh)
+        rates = jax.vmap(schedule)(jnp.arange(num_steps))
+        tx = optimizer(config, hyperparameters(config, rate))
         state = init_state(model, tx, dataset.image_shape, jax.random.key(seed))
-        state, scalars = jax.lax.scan(
-            lambda state, i: step(state, (images, labels), i), state, indices
-        )
+
+        def step(state, inputs):
+            batch, rate = inputs
+            hyper = hyperparameters(config, rate)
+            return train_step(state, (images, labels), batch, hyper)
+
+        state, scalars = jax.lax.scan(step, state, (indices, rates))
         statistics = evaluation.recompute_statistics(
             config, model, state.average, state.batch_stats, images
         )
@@ -207,15 +216,15 @@ def main() -> None:
     rows = []
     settings = [(o, b) for o in arguments.optimizers for b in arguments.batch_sizes]
     progress = tqdm.tqdm(settings, unit="comparison")
-    for optimizer, batch_size in progress:
-        progress.set_description(f"{optimizer} at batch size {batch_size}")
+    for name, batch_size in progress:
+        progress.set_description(f"{name} at batch size {batch_size}")
         config = Config(
             dataset="digits",
             model="mlp",
             num_validation=NUM_VALIDATION,
             num_epochs=NUM_EPOCHS,
             schedule="cosine",
-            optimizer=optimizer,
+            optimizer=name,
             batch_size=batch_size,
         )
         for row in compare(config, out):

@@ -42,11 +42,11 @@ def recompute_statistics(
 
 def make_statistics(
     config: Config, model: nn.Module, mesh: Mesh
-) -> Callable[[State, Tree, Tree], Tree]:
+) -> Callable[[State, Tree, Tree, jax.typing.ArrayLike], Tree]:
     """Makes the function that computes a state's statistics on one more mini-batch.
 
-    It takes what a step takes. Each microbatch has its own statistics, as in training;
-    their mean is returned.
+    It takes what a step takes, and the run's seed. Each microbatch has its own
+    statistics, as in training; their mean is returned.
     """
 
     def local(state, resident, microbatches):
@@ -66,8 +66,9 @@ def make_statistics(
         local, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P()
     )
 
-    def statistics(state, resident, batch):
-        return shared(state, resident, inputs.draw(config, batch, state.step))
+    def statistics(state, resident, batch, seed):
+        keys = inputs.step_keys(config, seed, state.step)
+        return shared(state, resident, inputs.draw(config, batch, keys.crops))
 
     return statistics
 

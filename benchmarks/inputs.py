@@ -160,7 +160,7 @@ def part_of_process(array: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------
 
 
-def draw(config: Config, batch: Tree, step: jax.Array) -> Tree:
+def draw(config: Config, batch: Tree, key: jax.Array) -> Tree:
     """Adds a mini-batch's random crops, where they are cut on the device.
 
     They are drawn for the mini-batch as a whole, so that no image's crop depends on how
@@ -169,14 +169,14 @@ def draw(config: Config, batch: Tree, step: jax.Array) -> Tree:
     Args:
       config: the run.
       batch: arrays of shape (microbatches, microbatch, ...), from a source's `batches`.
-      step: steps done before this one.
+      key: from `step_keys`.
 
     Returns:
       Tree of arrays of that shape; `take` wants a microbatch of it.
     """
     if config.dataset == IMAGE_FOLDER or not config.augment:
         return batch
-    crops = data.draw_crops(step_keys(config, step)[0], config.batch_size)
+    crops = data.draw_crops(key, config.batch_size)
     shape = config.num_microbatches, config.batch_size // config.num_microbatches
     return batch, jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), crops)
 
@@ -203,8 +203,21 @@ def standardize(
     return data.standardize(images, dtype)
 
 
-def step_keys(config: Config, step: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-    """Keys of one mini-batch: of its crops, and of each microbatch's probe."""
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
-    key_crops, key_probes = jax.random.split(key)
-    return key_crops, jax.random.split(key_probes, config.num_microbatches)
+class StepKeys(NamedTuple):
+    """Random keys of one mini-batch.
+
+    Attributes:
+      crops: of its crops and flips.
+      probes: of the probes of its microbatches, shape (microbatches,).
+    """
+
+    crops: jax.Array
+    probes: jax.Array
+
+
+def step_keys(
+    config: Config, seed: jax.typing.ArrayLike, step: jax.typing.ArrayLike
+) -> StepKeys:
+    """Derives the keys of one mini-batch; `step` counts the steps before it."""
+    crops, probes = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return StepKeys(crops, jax.random.split(probes, config.num_microbatches))

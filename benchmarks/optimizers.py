@@ -2,17 +2,21 @@
 
 Each entry takes a learning rate, a number or a schedule, and returns a transformation
 that accepts the extra arguments of a step (`value`, `grad`), whether it needs them or
-not. To add one, add an entry to `OPTIMIZERS`.
+not. To add one, add an entry to `OPTIMIZERS`, and to `SETTINGS` if it has a parameter
+of its own that is worth choosing.
 
-The L2 penalty is part of the objective, the same for all, so LARS and LAMB have none
-of their own. AdamW keeps the decoupled weight decay that Optax gives it by default.
+The L2 penalty is part of the objective and decoupled weight decay is added by `build`,
+the same for all, so LARS and LAMB have none of their own. AdamW keeps the little (1e-4)
+that Optax gives it by default.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 from optax_nlcg import (
     nlcg,
@@ -43,24 +47,68 @@ def _fletcher_reeves(
     )
 
 
+def _nlcg(
+    learning_rate: optax.ScalarOrSchedule, largest_beta: float = 1.0, **arguments: Any
+) -> optax.GradientTransformation:
+    return nlcg(learning_rate, beta_bounds=(0.0, largest_beta), **arguments)
+
+
+def _with_hessian(
+    learning_rate: optax.ScalarOrSchedule, floor: float = 0.1
+) -> optax.GradientTransformation:
+    preconditioner = scale_by_hessian_diagonal(estimator=None, floor=floor)
+    return nlcg(learning_rate, preconditioner=preconditioner)
+
+
+def _muon(
+    learning_rate: optax.ScalarOrSchedule, beta: float = 0.95
+) -> optax.GradientTransformation:
+    """Muon on every kernel, those of convolutions as matrices of one row per output."""
+
+    def dimensions(params: optax.Params) -> optax.Params:
+        return jax.tree.map(
+            lambda leaf: (
+                optax.contrib.MuonDimensionNumbers(
+                    tuple(range(leaf.ndim - 1)), leaf.ndim - 1
+                )
+                if leaf.ndim > 1
+                else None
+            ),
+            params,
+        )
+
+    return optax.contrib.muon(
+        learning_rate,
+        beta=beta,
+        muon_weight_dimension_numbers=dimensions,
+        # Updates as large as Adam's, so that one learning rate suits both kinds.
+        consistent_rms=0.2,
+    )
+
+
+def _schedule_free(
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9
+) -> optax.GradientTransformation:
+    """Schedule-free SGD; its learning rate wants no decay."""
+    return optax.contrib.schedule_free(optax.sgd(learning_rate), learning_rate, b1=b1)
+
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     # The paper's optimizer: Fletcher-Reeves, diagonal BFGS, step line search.
-    "nlcg": nlcg,
-    "nlcg_online": partial(nlcg, line_search=scale_by_online_line_search()),
+    "nlcg": _nlcg,
+    "nlcg_online": partial(_nlcg, line_search=scale_by_online_line_search()),
     # Other rules for beta.
-    "nlcg_pr": partial(nlcg, beta_rule="polak_ribiere"),
-    "nlcg_hs": partial(nlcg, beta_rule="hestenes_stiefel"),
-    "nlcg_dy": partial(nlcg, beta_rule="dai_yuan"),
-    "nlcg_hz": partial(nlcg, beta_rule="hager_zhang"),
+    "nlcg_pr": partial(_nlcg, beta_rule="polak_ribiere"),
+    "nlcg_hs": partial(_nlcg, beta_rule="hestenes_stiefel"),
+    "nlcg_dy": partial(_nlcg, beta_rule="dai_yuan"),
+    "nlcg_hz": partial(_nlcg, beta_rule="hager_zhang"),
     # Its parts: the direction alone, with the search, with the preconditioner.
     "nlcg_fr": _fletcher_reeves,
     "nlcg_fr_step": partial(_fletcher_reeves, line_search=scale_by_step_line_search()),
     "nlcg_fr_bfgs": partial(_fletcher_reeves, preconditioner=scale_by_diagonal_bfgs()),
     # Curvature from the Hessian in place of BFGS.
-    "nlcg_hutchinson": partial(
-        nlcg, preconditioner=scale_by_hessian_diagonal(estimator=None)
-    ),
-    "nlcg_gnb": partial(nlcg, preconditioner=scale_by_hessian_diagonal(estimator=None)),
+    "nlcg_hutchinson": _with_hessian,
+    "nlcg_gnb": _with_hessian,
     # The length of a step from the curvature along it: no learning rate, so that the
     # schedule changes nothing.
     "nlcg_curvature": partial(
@@ -79,6 +127,26 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
         optax.lars, weight_decay=0.0, trust_ratio_mask=_is_matrix, momentum=0.9
     ),
     "lamb": optax.lamb,
+    "muon": _muon,
+    "schedule_free": _schedule_free,
+}
+
+# What `optimizer_setting` is, for those that have one.
+SETTINGS = {
+    **dict.fromkeys(
+        ("nlcg", "nlcg_online", "nlcg_pr", "nlcg_hs", "nlcg_dy", "nlcg_hz"),
+        "largest_beta",
+    ),
+    "nlcg_hutchinson": "floor",
+    "nlcg_gnb": "floor",
+    "momentum": "momentum",
+    "nesterov": "momentum",
+    "rmsprop": "decay",
+    "adamw": "b2",
+    "lars": "momentum",
+    "lamb": "b2",
+    "muon": "beta",
+    "schedule_free": "b1",
 }
 
 # Which estimate of the Hessian's diagonal an optimizer is given, every
@@ -87,10 +155,57 @@ ESTIMATORS = {"nlcg_hutchinson": "hutchinson", "nlcg_gnb": "gauss_newton_bartlet
 
 
 def build(
-    name: str, learning_rate: optax.ScalarOrSchedule
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    setting: float | jax.Array | None = None,
+    weight_decay: float | jax.Array = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Builds an optimizer by name, or raises ValueError with the names there are."""
+    """Builds an optimizer by name.
+
+    Args:
+      name: a key of `OPTIMIZERS`.
+      learning_rate: a number or a schedule.
+      setting: the parameter that `SETTINGS` names; None: its default.
+      weight_decay: decoupled, of weights of two and more dimensions; needs the
+        learning rate of the step as a number.
+
+    Raises:
+      ValueError: there is no such optimizer, or it has no such parameter.
+    """
     if name not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ValueError(f"unknown optimizer {name!r}; known: {known}")
-    return optax.with_extra_args_support(OPTIMIZERS[name](learning_rate))
+    arguments = {}
+    if setting is not None:
+        if name not in SETTINGS:
+            raise ValueError(
+                f"optimizer_setting is for {', '.join(SETTINGS)}; {name} has none, "
+                f"got {setting}"
+            )
+        arguments[SETTINGS[name]] = setting
+    optimizer = OPTIMIZERS[name](learning_rate, **arguments)
+    decay = optax.identity()
+    if not callable(learning_rate):
+        decay = _decay_weights(learning_rate, weight_decay)
+    return optax.with_extra_args_support(optax.chain(optimizer, decay))
+
+
+def _decay_weights(
+    rate: float | jax.Array, weight_decay: float | jax.Array
+) -> optax.GradientTransformation:
+    """Decoupled decay, after the optimizer, whose line search it does not concern."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, w: u - rate * weight_decay * w if w.ndim > 1 else u,
+            updates,
+            params,
+        )
+    )
+
+
+def evaluated(name: str, opt_state: Any, params: optax.Params) -> optax.Params:
+    """The parameters to evaluate, where they are not those that are trained."""
+    if name == "schedule_free":
+        return optax.contrib.schedule_free_eval_params(opt_state[0], params)
+    return params

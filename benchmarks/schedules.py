@@ -7,14 +7,18 @@ program serves a whole grid of learning rates.
 import jax
 import optax
 
-REFERENCE_WARMUP = 25 / 200
 REFERENCE_DROPS = (102 / 200, 153 / 200)
-SHORT_WARMUP = 0.05
-SCHEDULES = ("reference", "linear", "cosine", "constant")
+# Warm-up as a fraction of the run.
+WARMUP = {"reference": 25 / 200, "linear": 0.05, "cosine": 0.05, "constant": 0.0}
+SCHEDULES = tuple(WARMUP)
 
 
 def build(
-    name: str, peak: float | jax.Array, num_steps: int, initial: float = 1 / 128
+    name: str,
+    peak: float | jax.Array,
+    num_steps: int,
+    initial: float = 1 / 128,
+    warmup: float | None = None,
 ) -> optax.Schedule:
     """Builds a schedule with maximum `peak` for a run of `num_steps` steps.
 
@@ -24,7 +28,7 @@ def build(
                     then peak, x .1 from .51 n on, x .01 from .765 n on
         linear      W = .05 n;  peak (k+1)/(W+1) up to k = W, then linearly to 0 at n
         cosine      the same with peak (1 + cos(pi (k-W)/(n-W))) / 2
-        constant    peak
+        constant    the same with peak; its own W is 0
 
     The reference's warm-up is TensorFlow's `polynomial_decay` of power .5 upwards, and
     its drops are epochs 102 and 153 of 200.
@@ -35,23 +39,23 @@ def build(
       num_steps: length of the run in steps.
       initial: where the reference's warm-up starts, as a fraction of `peak`; 1/128 is
         the reference's .1 at a maximum of 12.8.
+      warmup: W as a fraction of n; None: the schedule's own (constant has none).
     """
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    if name == "constant":
-        return lambda count: peak
+    rising = round((WARMUP[name] if warmup is None else warmup) * num_steps)
+    falling = num_steps - rising
     if name == "reference":
-        warmup = round(REFERENCE_WARMUP * num_steps)
-        drops = [round(fraction * num_steps) - warmup for fraction in REFERENCE_DROPS]
-        rise = optax.polynomial_schedule(initial * peak, peak, 0.5, max(warmup, 1))
+        rise = optax.polynomial_schedule(initial * peak, peak, 0.5, max(rising, 1))
+        drops = [round(fraction * num_steps) - rising for fraction in REFERENCE_DROPS]
         fall = optax.piecewise_constant_schedule(1.0, dict.fromkeys(drops, 0.1))
-        return optax.join_schedules([rise, lambda count: peak * fall(count)], [warmup])
-    warmup = round(SHORT_WARMUP * num_steps)
-    rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
-    if name == "linear":
-        fall = optax.linear_schedule(1.0, 0.0, num_steps - warmup)
     else:
-        fall = optax.cosine_decay_schedule(1.0, num_steps - warmup)
-    return optax.join_schedules([rise, lambda count: peak * fall(count)], [warmup])
+        rise = optax.linear_schedule(peak / (rising + 1), peak, max(rising, 1))
+        fall = {
+            "linear": optax.linear_schedule(1.0, 0.0, falling),
+            "cosine": optax.cosine_decay_schedule(1.0, falling),
+            "constant": optax.constant_schedule(1.0),
+        }[name]
+    return optax.join_schedules([rise, lambda count: peak * fall(count)], [rising])

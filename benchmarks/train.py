@@ -8,11 +8,12 @@
 import collections
 import dataclasses
 import datetime
+import functools
 import math
 import signal
 import time
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,15 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import evaluation, inputs, metrics, models, optimizers, schedules
 from benchmarks.checkpoint import Checkpoints, StopRequest
 from benchmarks.config import Config, named, names
-from benchmarks.training_step import init_state, make_step
+from benchmarks.training_step import (
+    State,
+    hyperparameters,
+    init_state,
+    make_step,
+    optimizer,
+)
+
+Tree = Any
 
 EVAL_BATCH = 1000
 
@@ -50,6 +59,104 @@ def choose_devices(config: Config) -> list[Any]:
     return devices[: config.num_devices]
 
 
+class Programs(NamedTuple):
+    """Everything that a run compiles.
+
+    Attributes:
+      init: init(hyper) -> initial state.
+      step: a step and what it costs, in gradients of a mini-batch.
+      refresh_step: the same for the steps that estimate the Hessian's diagonal.
+      statistics: see `evaluation.make_statistics`.
+      sums: see `evaluation.evaluate`.
+    """
+
+    init: Callable[..., State]
+    step: tuple[Callable[..., Any], float]
+    refresh_step: tuple[Callable[..., Any], float]
+    statistics: Callable[..., Any]
+    sums: Callable[..., Any]
+
+
+def structure(config: Config) -> Config:
+    """What of a config is part of its programs; the rest has one value for all."""
+    setting = None if config.optimizer_setting is None else 0.0
+    return Config(
+        optimizer_setting=setting,
+        **{
+            name: getattr(config, name)
+            for name in (
+                *("dataset", "model", "image_size", "optimizer", "augment"),
+                *("batch_size", "num_microbatches", "ema_decay"),
+            )
+        },
+    )
+
+
+# Runs that differ in numbers alone, as in a sweep, are compiled once.
+@functools.lru_cache(maxsize=2)
+def compile_programs(
+    config: Config,
+    dtype: str,
+    devices: tuple[Any, ...],
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    resident_like: Tree,
+    element: Tree,
+) -> Programs:
+    """Compiles what a run needs; nothing here depends on values in the config."""
+    mesh = Mesh(np.array(devices), ("data",))
+    everywhere, shared_out = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    model = models.build(config.model, num_classes, np.dtype(dtype))
+    hyper = hyperparameters(config, np.float32(0))
+    shape = config.num_microbatches, config.batch_size // config.num_microbatches
+    batch_like = jax.tree.map(lambda x: like(x, shared_out, shape), element)
+
+    def init(hyper):
+        key = jax.random.key(hyper.seed)
+        return init_state(model, optimizer(config, hyper), image_shape, key)
+
+    init = jax.jit(init, out_shardings=everywhere)
+    state_like = jax.tree.map(
+        lambda x: like(x, everywhere), jax.eval_shape(init, hyper)
+    )
+
+    # What a step costs in gradients is counted against one that takes a gradient and
+    # nothing else.
+    nothing = optax.with_extra_args_support(optax.identity())
+    gradient_step = make_step(config, model, lambda *_: nothing, mesh)
+    gradient_state = state_like._replace(opt_state=nothing.init({}))
+    arguments = resident_like, batch_like, hyper
+    gradient_flops = metrics.flops(
+        jax.jit(gradient_step).lower(gradient_state, *arguments)
+    )
+
+    def compile_step(estimator: str | None) -> tuple[Callable[..., Any], float]:
+        step = make_step(config, model, optimizer, mesh, estimator)
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+        lowered = jitted.lower(state_like, *arguments)
+        return lowered.compile(), metrics.flops(lowered) / gradient_flops
+
+    estimator = optimizers.ESTIMATORS.get(config.optimizer)
+    plain = compile_step(None)
+    return Programs(
+        init,
+        plain,
+        plain if estimator is None else compile_step(estimator),
+        jax.jit(evaluation.make_statistics(config, model, mesh)),
+        jax.jit(
+            functools.partial(evaluation.evaluate_batch, config, model),
+            out_shardings=everywhere,
+        ),
+    )
+
+
+def like(
+    x: Any, sharding: NamedSharding, more: tuple[int, ...] = ()
+) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array, with `more` axes before its own, and a layout."""
+    return jax.ShapeDtypeStruct((*more, *x.shape), x.dtype, sharding=sharding)
+
+
 def train(config: Config) -> dict[str, Any]:
     """Trains as `config` says, and appends the result to `<out>/results.jsonl`.
 
@@ -61,24 +168,25 @@ def train(config: Config) -> dict[str, Any]:
     every mini-batch; the first one writes curves and results.
 
     Returns:
-      The result row: status ("finished", "diverged", or "interrupted", which is in no
-      file), final metrics, timings, config and environment; "curve" names the file of
-      the metrics of each step.
+      The result row: status ("finished", "diverged", "given up", or "interrupted",
+      which is in no file), final metrics, timings, config and environment; "curve"
+      names the file of the metrics of each step.
     """
     # Whatever can be wrong with the config is said before anything takes time.
     metrics.git_commit()  # as it is now, not when the run ends
     devices = choose_devices(config)
     config.microbatches_per_device(len(devices))
     dtype = models.platform_dtype(config.dtype)
-    optimizers.build(config.optimizer, 0.0)
+    optimizers.build(config.optimizer, 0.0, setting=config.optimizer_setting)
     schedules.build(config.schedule, 0.0, 1)
     source = inputs.open_source(config)
-    model = models.build(config.model, source.num_classes, dtype)
+    models.build(config.model, source.num_classes, dtype)
     total_steps = config.num_steps(source.num_train)
-    schedule = schedules.build(config.schedule, config.peak_learning_rate, total_steps)
+    schedule = schedules.build(
+        config.schedule, config.peak_learning_rate, total_steps, warmup=config.warmup
+    )
     rates = jax.vmap(lambda step: jnp.asarray(schedule(step)))(jnp.arange(total_steps))
-    rates = jax.device_get(rates)
-    tx = optimizers.build(config.optimizer, schedule)
+    rates = np.asarray(rates, np.float32)
     leader = jax.process_index() == 0
     checkpoints = stop_request = None
     if config.checkpoint_dir is not None:
@@ -96,7 +204,7 @@ def train(config: Config) -> dict[str, Any]:
     def share_out(part):
         """Makes one sharded array of what every process has of it."""
         return jax.tree.map(
-            partial(jax.make_array_from_process_local_data, shared_out), part
+            functools.partial(jax.make_array_from_process_local_data, shared_out), part
         )
 
     def next_batch(batches):
@@ -109,46 +217,17 @@ def train(config: Config) -> dict[str, Any]:
 
     # ---- Compilation ------------------------------------------------------------
     start = time.perf_counter()
-    init = partial(init_state, model, tx, source.image_shape)
-    state = jax.jit(init, out_shardings=everywhere)(jax.random.key(config.seed))
-    microbatches = (
-        config.num_microbatches,
-        config.batch_size // config.num_microbatches,
-    )
-    batch_like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            (*microbatches, *x.shape), x.dtype, sharding=shared_out
-        ),
+    programs = compile_programs(
+        structure(config),
+        dtype.name,
+        tuple(devices),
+        source.num_classes,
+        source.image_shape,
+        tuple(like(x, everywhere) for x in source.resident),
         source.element,
     )
-
-    # What a step costs in gradients is counted against one that takes a gradient and
-    # nothing else.
-    nothing = optax.with_extra_args_support(optax.identity())
-    gradient_step = make_step(config, model, nothing, mesh)
-    gradient_state = state._replace(opt_state=nothing.init(state.params))
-    gradient_flops = metrics.flops(
-        jax.jit(gradient_step).lower(gradient_state, resident, batch_like)
-    )
-
-    def compile_step(estimator: str | None) -> tuple[jax.stages.Compiled, float]:
-        step = make_step(config, model, tx, mesh, estimator)
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-        lowered = jitted.lower(state, resident, batch_like)
-        return lowered.compile(), metrics.flops(lowered) / gradient_flops
-
-    estimator = optimizers.ESTIMATORS.get(config.optimizer)
-    plain = refresh = compile_step(None)
-    if estimator is not None:
-        refresh = compile_step(estimator)
+    state = programs.init(hyperparameters(config, rates[0]))
     compile_seconds = time.perf_counter() - start
-
-    # ---- Evaluation -------------------------------------------------------------
-    sums = jax.jit(
-        partial(evaluation.evaluate_batch, config, model), out_shardings=everywhere
-    )
-    statistics_fn = jax.jit(evaluation.make_statistics(config, model, mesh))
-    eval_batch = -(-EVAL_BATCH // mesh.size) * mesh.size
 
     def evaluate(state):
         statistics = state.batch_stats
@@ -156,9 +235,11 @@ def train(config: Config) -> dict[str, Any]:
             # As training would go on: on the next mini-batch.
             step = int(state.step)
             following = next_batch(source.batches(step, step + 1))
-            statistics = statistics_fn(state, resident, following)
+            seed = np.int32(config.seed)
+            statistics = programs.statistics(state, resident, following, seed)
+        eval_batch = -(-EVAL_BATCH // mesh.size) * mesh.size
         batches = map(share_out, source.evaluation_batches(eval_batch))
-        return evaluation.evaluate(sums, state.average, statistics, batches)
+        return evaluation.evaluate(programs.sums, state.average, statistics, batches)
 
     # ---- Where to begin ---------------------------------------------------------
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
@@ -179,13 +260,15 @@ def train(config: Config) -> dict[str, Any]:
 
     # ---- Training ---------------------------------------------------------------
     status, result, steps_done = "finished", None, first_step
-    pending, queued = [], collections.deque()
+    pending, queued, given_chance = [], collections.deque(), False
     batches = iter(source.batches(first_step, total_steps))
     seconds = record["seconds"]
     start = time.perf_counter() - seconds
     for step in range(first_step, total_steps):
-        step_fn, cost = plain if step % config.refresh_every else refresh
-        state, scalars = step_fn(state, resident, next_batch(batches))
+        refresh = step % config.refresh_every == 0
+        step_fn, cost = programs.refresh_step if refresh else programs.step
+        hyper = hyperparameters(config, rates[step])
+        state, scalars = step_fn(state, resident, next_batch(batches), hyper)
         steps_done = step + 1
         spent += cost
         pending.append({**scalars, "gradient_equivalents": spent})
@@ -220,6 +303,11 @@ def train(config: Config) -> dict[str, Any]:
         if not math.isfinite(last["loss"]):
             status = "diverged"
             break
+        if config.give_up_at is not None and not given_chance:
+            given_chance = steps_done >= config.give_up_at * total_steps
+            if given_chance and mean_loss > math.log(source.num_classes):
+                status = "given up"
+                break
         if saving:
             assert checkpoints is not None
             score = None if stopping else -mean_loss

@@ -6,15 +6,17 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from benchmarks import inputs, metrics, models
+from benchmarks import inputs, metrics, models, optimizers
 from benchmarks.config import Config
 from optax_nlcg import value_grad_and_hessian_diagonal
 
 Tree = Any
+Scalar = Any  # of NumPy, or traced
 
 
 class State(NamedTuple):
@@ -33,6 +35,51 @@ class State(NamedTuple):
     batch_stats: Tree
     opt_state: optax.OptState
     average: Tree
+
+
+class Hyperparameters(NamedTuple):
+    """What differs between steps, or between runs that share a compiled program.
+
+    Attributes:
+      learning_rate: of this step, float32 scalar.
+      l2: as in `Config`, float32 scalar, and so the following.
+      weight_decay: as in `Config`.
+      label_smoothing: as in `Config`.
+      optimizer_setting: as in `Config`; None: the optimizer's default.
+      seed: as in `Config`, int32 scalar.
+    """
+
+    learning_rate: Scalar
+    l2: Scalar
+    weight_decay: Scalar
+    label_smoothing: Scalar
+    optimizer_setting: Scalar | None
+    seed: Scalar
+
+
+def hyperparameters(config: Config, learning_rate: Scalar) -> Hyperparameters:
+    """Those of one step of a run."""
+    setting = config.optimizer_setting
+    return Hyperparameters(
+        learning_rate,
+        np.float32(config.l2),
+        np.float32(config.weight_decay),
+        np.float32(config.label_smoothing),
+        None if setting is None else np.float32(setting),
+        np.int32(config.seed),
+    )
+
+
+def optimizer(
+    config: Config, hyper: Hyperparameters
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a run, for one step."""
+    return optimizers.build(
+        config.optimizer,
+        hyper.learning_rate,
+        setting=hyper.optimizer_setting,
+        weight_decay=hyper.weight_decay,
+    )
 
 
 def init_state(
@@ -60,6 +107,7 @@ def objective(
     batch_stats: Tree,
     model: nn.Module,
     config: Config,
+    hyper: Hyperparameters,
     images: jax.Array,
     labels: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, tuple[jax.Array, Tree]]]:
@@ -77,9 +125,9 @@ def objective(
         mutable=["batch_stats"],
     )
     targets = jax.nn.one_hot(labels, logits.shape[-1])
-    targets = optax.smooth_labels(targets, config.label_smoothing)
+    targets = optax.smooth_labels(targets, hyper.label_smoothing)
     loss = jnp.mean(optax.softmax_cross_entropy(logits, targets))
-    loss += 0.5 * config.l2 * models.squared_norm(params)
+    loss += 0.5 * hyper.l2 * models.squared_norm(params)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
     return loss, (logits, (accuracy, changed["batch_stats"]))
 
@@ -87,7 +135,9 @@ def objective(
 def make_step(
     config: Config,
     model: nn.Module,
-    tx: optax.GradientTransformationExtraArgs,
+    make_optimizer: Callable[
+        [Config, Hyperparameters], optax.GradientTransformationExtraArgs
+    ],
     mesh: Mesh,
     estimator: str | None = None,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
@@ -107,12 +157,12 @@ def make_step(
     runs convolutions under a condition slowly on some platforms.
 
     Returns:
-      step(state, resident, batch) -> (state, metrics), with a source's `resident`
-      arrays on every device, and its `batch` in the shape (num_microbatches,
-      microbatch, ...), sharded over devices.
+      step(state, resident, batch, hyper) -> (state, metrics), with a source's
+      `resident` arrays on every device, its `batch` in the shape (num_microbatches,
+      microbatch, ...), sharded over devices, and the `Hyperparameters` of the step.
     """
 
-    def local_gradient(params, batch_stats, resident, microbatches):
+    def local_gradient(params, batch_stats, resident, microbatches, hyper):
         diagonal = None if estimator is None else params
         zeros = jnp.zeros(()), (jnp.zeros(()), batch_stats), params, diagonal
         zeros = jax.tree.map(jnp.zeros_like, zeros)
@@ -125,7 +175,7 @@ def make_step(
         def add_microbatch(total, microbatch):
             microbatch, key = microbatch
             batch = inputs.take(config, resident, microbatch)
-            args = params, batch_stats, model, config, *batch
+            args = params, batch_stats, model, config, hyper, *batch
             if estimator is None:
                 evaluate = jax.value_and_grad(objective, has_aux=True)
                 (loss, aux), grads = evaluate(*args)
@@ -141,7 +191,7 @@ def make_step(
 
         return mean_over_microbatches(add_microbatch, zeros, microbatches)
 
-    def local_loss(params, batch_stats, resident, microbatches):
+    def local_loss(params, batch_stats, resident, microbatches, hyper):
         params, batch_stats, zero = jax.lax.pcast(
             (params, batch_stats, jnp.zeros(())), "data", to="varying"
         )
@@ -150,35 +200,40 @@ def make_step(
         @jax.checkpoint
         def add_microbatch(total, microbatch):
             batch = inputs.take(config, resident, microbatch)
-            loss, _ = objective(params, batch_stats, model, config, *batch)
+            loss, _ = objective(params, batch_stats, model, config, hyper, *batch)
             return total + loss, None
 
         return mean_over_microbatches(add_microbatch, zero, microbatches)
 
-    specs = P(), P(), P(), P("data")
+    specs = P(), P(), P(), P("data"), P()
     gradient = jax.shard_map(local_gradient, mesh=mesh, in_specs=specs, out_specs=P())
     loss_fn = jax.shard_map(local_loss, mesh=mesh, in_specs=specs, out_specs=P())
 
-    def step(state, resident, batch):
-        microbatches = inputs.draw(config, batch, state.step)
-        _, keys = inputs.step_keys(config, state.step)
+    def step(state, resident, batch, hyper):
+        keys = inputs.step_keys(config, hyper.seed, state.step)
+        microbatches = inputs.draw(config, batch, keys.crops)
         loss, (accuracy, batch_stats), grads, diagonal = gradient(
-            state.params, state.batch_stats, resident, (microbatches, keys)
+            state.params,
+            state.batch_stats,
+            resident,
+            (microbatches, keys.probes),
+            hyper,
         )
-        updates, opt_state = tx.update(
+        updates, opt_state = make_optimizer(config, hyper).update(
             grads,
             state.opt_state,
             state.params,
             value=loss,
             grad=grads,
             value_fn=lambda params: loss_fn(
-                params, state.batch_stats, resident, microbatches
+                params, state.batch_stats, resident, microbatches, hyper
             ),
             hessian_diagonal=diagonal,
         )
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
-        average = optax.incremental_update(params, state.average, 1 - decay)
+        evaluated = optimizers.evaluated(config.optimizer, opt_state, params)
+        average = optax.incremental_update(evaluated, state.average, 1 - decay)
         new = State(state.step + 1, params, batch_stats, opt_state, average)
         scalars = metrics.optimizer_scalars(opt_state)
         return new, {"loss": loss, "accuracy": accuracy, **scalars}

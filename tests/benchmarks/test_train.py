@@ -29,6 +29,9 @@ from benchmarks.config import Config
 QUICK = Config(num_devices=1, progress=False, eval_statistics="recomputed")
 
 
+HYPER = training_step.hyperparameters(QUICK, np.float32(0.5))
+
+
 def build_step(config, num_devices, tx=None):
     """A step on digits, its initial state and its other arguments."""
     mesh = jax.make_mesh(
@@ -49,7 +52,8 @@ def build_step(config, num_devices, tx=None):
             indices.reshape(config.num_microbatches, -1), NamedSharding(mesh, P("data"))
         ),
     )
-    return jax.jit(training_step.make_step(config, model, tx, mesh)), model, arguments
+    step = training_step.make_step(config, model, lambda *_: tx, mesh)
+    return jax.jit(step), model, (*arguments, HYPER)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +123,9 @@ def test_value_fn_is_the_loss_of_the_mini_batch(one_device, num_devices):
 
 
 def test_step_averages_over_microbatches(one_device):
-    config, model, (state, (images, labels), indices), (new, scalars) = one_device
-    key_crops, _ = inputs.step_keys(config, 0)
-    crops = data.draw_crops(key_crops, 64)
+    config, model, arguments, (new, scalars) = one_device
+    state, (images, labels), indices, _ = arguments
+    crops = data.draw_crops(inputs.step_keys(config, 0, 0).crops, 64)
     losses, accuracies, gradients, statistics = [], [], [], []
 
     @jax.jit
