@@ -8,7 +8,6 @@ nothing else is there.
 
 import pathlib
 import re
-from collections.abc import Sequence
 
 from benchmarks import report
 
@@ -16,20 +15,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = pathlib.Path("benchmarks/results")
 MARKS = re.compile(r"(<!-- results:begin -->\n).*(<!-- results:end -->)", re.DOTALL)
-
-
-def circumstances(rows: Sequence[report.Row]) -> str:
-    """Says where rows come from: device, versions, seeds, date."""
-    first = rows[0]
-    device = first["device"]
-    if first["platform"] == "cpu":
-        device = f"{first['cpu_count']} CPU cores"
-    seeds = sorted({row["config"]["seed"] for row in rows})
-    seeds = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
-    versions = ", ".join(
-        f"{package} {first['versions'][package]}" for package in ("jax", "optax")
-    )
-    return f"{device}, {versions}, {seeds}, {first['date'][:10]}"
 
 
 def digits() -> str:
@@ -48,7 +33,7 @@ a validation set.
 
 {report.batch_size_table(rows)}
 
-({circumstances(rows)}; `make demo` repeats it.)
+({report.circumstances(rows)}; `make demo` repeats it.)
 """
 
 
@@ -91,7 +76,7 @@ tuned for any of them, as in the paper. `ml_ncg` is the authors' code to the let
 
 {report.markdown(header, lines)}
 {caveat}
-({circumstances(rows)}; one run each.)
+({report.circumstances(rows)}; one run each.)
 """
 
 

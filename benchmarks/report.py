@@ -34,6 +34,8 @@ STYLES = {
     "adamw": ("#CC79A7", "X", "-"),
     "lamb": ("#56B4E9", "<", "--"),
     "lars": ("#56B4E9", ">", "-"),
+    "muon": ("#F0E442", "*", "-"),
+    "schedule_free": ("#000000", "1", ":"),
 }
 # What curves can be drawn against, and how it is called.
 AXES = {
@@ -60,7 +62,7 @@ def load_curve(row: Row, folder: str | pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
-def _group(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
+def group_rows(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
     """Groups rows by settings, in order of appearance."""
     groups = {}
     for row in rows:
@@ -74,7 +76,7 @@ def _group_by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:
     names = "dataset", "model", "batch_size", "learning_rate", "schedule", "num_epochs"
     varying = [n for n in names if len({row["config"][n] for row in rows}) > 1]
     groups = {}
-    for (optimizer, *values), group in _group(rows, "optimizer", *varying).items():
+    for (optimizer, *values), group in group_rows(rows, "optimizer", *varying).items():
         parts = [f"{n} {v}" for n, v in zip(varying, values, strict=True)]
         groups[", ".join([optimizer, *parts])] = group
     return groups
@@ -98,13 +100,27 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(line + (" |" if i != 1 else "-|") for i, line in enumerate(text))
 
 
+def circumstances(rows: Sequence[Row]) -> str:
+    """Says where rows come from: device, versions, seeds, date."""
+    first = rows[0]
+    device = first["device"]
+    if first["platform"] == "cpu":
+        device = f"{first['cpu_count']} CPU cores"
+    seeds = sorted({row["config"]["seed"] for row in rows})
+    seeds = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
+    versions = ", ".join(
+        f"{package} {first['versions'][package]}" for package in ("jax", "optax")
+    )
+    return f"{device}, {versions}, {seeds}, {first['date'][:10]}"
+
+
 def table(rows: Sequence[Row]) -> str:
     """Makes a table of runs; runs that differ in the seed alone share a line."""
     header = "data", "model", "batch", "optimizer", "learning rate", "schedule"
     header += "steps", "runs", "evaluated on", "accuracy %", "images/s", "device"
     lines = []
     names = "dataset", "model", "batch_size", "optimizer", "schedule", "num_epochs"
-    for key, group in _group(rows, *names).items():
+    for key, group in group_rows(rows, *names).items():
         by_rate = {}
         for row in group:
             by_rate.setdefault((row["learning_rate"], row["num_steps"]), []).append(row)
@@ -138,9 +154,9 @@ def batch_size_table(rows: Sequence[Row]) -> str:
     """Makes a table of accuracy by optimizer and batch size, as the demo prints it."""
     sizes = sorted({row["config"]["batch_size"] for row in rows})
     lines = []
-    for (optimizer,), of_optimizer in _group(rows, "optimizer").items():
+    for (optimizer,), of_optimizer in group_rows(rows, "optimizer").items():
         cells = []
-        by_size = _group(of_optimizer, "batch_size")
+        by_size = group_rows(of_optimizer, "batch_size")
         for size in sizes:
             group = by_size.get((size,), [])
             if not group:
@@ -161,7 +177,8 @@ def batch_size_table(rows: Sequence[Row]) -> str:
 # ------------------------------------------------------------------------------
 
 
-def _figure(columns: int) -> "tuple[Figure, list[Axes]]":
+def new_figure(columns: int) -> "tuple[Figure, list[Axes]]":
+    """Makes a row of panels in the style of all our plots."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -176,7 +193,8 @@ def _figure(columns: int) -> "tuple[Figure, list[Axes]]":
     return figure, list(axes[0])
 
 
-def _style(optimizer: str) -> dict[str, Any]:
+def line_style(optimizer: str) -> dict[str, Any]:
+    """How an optimizer's line is drawn."""
     color, marker, dashes = STYLES.get(optimizer, OTHER_STYLE)
     width, order = (2.6, 3) if optimizer == "nlcg" else (1.5, 2)
     return {
@@ -189,7 +207,8 @@ def _style(optimizer: str) -> dict[str, Any]:
     }
 
 
-def _save(figure: "Figure", out: str | pathlib.Path) -> None:
+def save_figure(figure: "Figure", out: str | pathlib.Path) -> None:
+    """Writes a plot to a file and forgets it."""
     from matplotlib import pyplot
 
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -200,18 +219,18 @@ def _save(figure: "Figure", out: str | pathlib.Path) -> None:
 def _draw_batch_sizes(axis: "Axes", rows: Sequence[Row]) -> None:
     """Draws mean test accuracy against batch size, with the spread over seeds."""
     sizes = sorted({row["config"]["batch_size"] for row in rows})
-    optimizers = _group(rows, "optimizer")
+    optimizers = group_rows(rows, "optimizer")
     for place, ((optimizer,), of_optimizer) in enumerate(optimizers.items()):
         # Side by side, so that the error bars do not hide each other.
         shift = 0.05 * (place - (len(optimizers) - 1) / 2)
         at, mean, spread = [], [], []
-        for (size,), group in _group(of_optimizer, "batch_size").items():
+        for (size,), group in group_rows(of_optimizer, "batch_size").items():
             values = _accuracies(group, "test")
             at.append(sizes.index(size) + shift)
             mean.append(values.mean())
             spread.append(values.std(ddof=1))
         axis.errorbar(
-            at, mean, yerr=spread, elinewidth=1, markersize=5, **_style(optimizer)
+            at, mean, yerr=spread, elinewidth=1, markersize=5, **line_style(optimizer)
         )
     axis.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axis.set_xlabel("batch size")
@@ -231,7 +250,7 @@ def _draw_curves(
         mean = np.mean([curve[name][:length] for curve in curves], axis=0)
         at = np.mean([curve[against][:length] for curve in curves], axis=0)
         mean *= 100 if name == "accuracy" else 1
-        style = _style(group[0]["config"]["optimizer"])
+        style = line_style(group[0]["config"]["optimizer"])
         style["label"] = label
         window = max(length // 100, 1)
         if window > 1:
@@ -249,7 +268,7 @@ def plot_demo(
     rows: Sequence[Row], folder: str | pathlib.Path, out: str | pathlib.Path
 ) -> None:
     """Plots accuracy against batch size, and training at the largest batch."""
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     _draw_batch_sizes(left, rows)
     seeds = len({row["config"]["seed"] for row in rows})
     left.set_title(
@@ -263,7 +282,7 @@ def plot_demo(
     right.set_title(f"Training at batch size {largest:,}", fontsize=11)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def plot_curves(
@@ -273,7 +292,7 @@ def plot_curves(
     against: str = "step",
 ) -> None:
     """Plots training loss and accuracy against one of `AXES`, a line an optimizer."""
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     _draw_curves(left, rows, folder, "loss", against)
     left.set_yscale("log")
     left.set_ylabel("training loss of each mini-batch, with L2 penalty")
@@ -289,7 +308,7 @@ def plot_curves(
         ):
             labels[i] += f": {_accuracies(tested[name], 'test').mean():.1f} % on test"
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def main() -> None:

@@ -297,6 +297,12 @@ def test_diverged_run_ends_with_message_and_row(tmp_path, capsys):
         ({"learning_rate": -1.0}, "learning_rate must not be negative, got -1"),
         ({"l2": -1.0}, "l2 must not be negative"),
         ({"label_smoothing": 1.0}, r"in \[0, 1\), got 1"),
+        ({"warmup": 1.0}, r"warmup must be in \[0, 1\), got 1"),
+        ({"give_up_at": -0.1}, r"give_up_at must be in \[0, 1\), got -0\.1"),
+        (
+            {"optimizer": "sgd", "optimizer_setting": 0.9},
+            "optimizer_setting is for .*; sgd has none, got 0.9",
+        ),
         ({"eval_statistics": "old"}, "'running' or 'recomputed', got 'old'"),
         ({"num_epochs": 0.01}, "less than one mini-batch"),
         ({"num_validation": 1437}, r"num_validation must be in \[0, 1436\]"),
@@ -322,3 +328,39 @@ def test_reference_protocol():
     assert config.num_steps(50_000) == 610
     with pytest.raises(ValueError, match="known: cifar100_resnet32, digits"):
         configs.named("imagenet")
+
+
+def test_runs_that_differ_in_numbers_are_compiled_once(tmp_path):
+    config = dataclasses.replace(
+        QUICK, optimizer="momentum", batch_size=479, num_epochs=1, out=tmp_path
+    )
+    train.compile_programs.cache_clear()
+    losses = set()
+    for changes in (
+        {"learning_rate": 0.1, "optimizer_setting": 0.5},
+        {"learning_rate": 0.2, "optimizer_setting": 0.5},
+        {"learning_rate": 0.2, "optimizer_setting": 0.9},
+        {"l2": 0.1, "optimizer_setting": 0.9},
+        {"weight_decay": 0.1, "optimizer_setting": 0.9},
+        {"label_smoothing": 0.1, "optimizer_setting": 0.9},
+        {"warmup": 0.5, "optimizer_setting": 0.9},
+        {"num_epochs": 2, "optimizer_setting": 0.9},
+        {"seed": 1, "optimizer_setting": 0.9},
+    ):
+        losses.add(train.train(dataclasses.replace(config, **changes))["test_loss"])
+    assert len(losses) == 9
+    assert train.compile_programs.cache_info().misses == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "nlcg", "adamw"])
+def test_weight_decay_is_decoupled(name):
+    params = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates = []
+    for decay in (0.0, 0.5):
+        tx = optimizers.build(name, 0.1, weight_decay=decay)
+        update, _ = tx.update(grads, tx.init(params), params, value=jnp.ones(()))
+        updates.append(update)
+    change = jax.tree.map(lambda a, b: b - a, *updates)
+    np.testing.assert_allclose(change["kernel"], -0.1 * 0.5 * 2, rtol=1e-5)
+    np.testing.assert_array_equal(change["bias"], 0)

@@ -1,0 +1,247 @@
+"""Tunes optimizers with the same budget each, and tests what was chosen.
+
+    python -m benchmarks.sweep --config cifar100_resnet32 --data-dir data \
+        --num-epochs 50 100 200 --num-trials 16 --out runs/sweep
+
+For every optimizer, batch size and length of run:
+
+1. `num_trials` runs at points of one quasi-random sequence (Halton, scrambled) in the
+   optimizer's search space, `SPACES`, each on the training set less `num_validation`
+   images, with one seed. All give up after a quarter of the run if the training loss is
+   not below that of guessing.
+2. The settings with the best accuracy on those images train on the whole training set,
+   with other seeds; only these runs read the test set.
+
+Rows go to `<out>/trials/results.jsonl` and `<out>/final/results.jsonl`. A sweep that
+was stopped goes on where it was, and one with more trials, seeds or optimizers adds to
+what is there. `python -m benchmarks.sweep_report <out>` makes the table and the plot
+from the rows alone.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import checkpoint, metrics, report, sweep_report
+from benchmarks.config import Config, named, names
+from benchmarks.train import train
+
+Row = dict[str, Any]
+
+TUNING_SEED = 0
+GIVE_UP_AT = 0.25
+
+# ------------------------------------------------------------------------------
+#  Search spaces
+# ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What is tried for one optimizer.
+
+    Attributes:
+      learning_rates: least and greatest, on a logarithmic scale, at a mini-batch of
+        16,384 images; for NLCG and SGD proportional to the size of the mini-batch, for
+        the others to its square root.
+      settings: of the optimizer's own parameter (`optimizers.SETTINGS`).
+      decoupled: whether weight decay is decoupled; else it is the L2 penalty.
+      schedules: of the learning rate.
+    """
+
+    learning_rates: tuple[float, float]
+    settings: tuple[float | None, ...] = (None,)
+    decoupled: bool = False
+    schedules: tuple[str, ...] = ("reference", "linear", "cosine")
+
+
+# Three decades of learning rates for everyone, about where each is used.
+SPACES = {
+    "nlcg": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
+    "nlcg_online": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
+    "nlcg_pr": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
+    "nlcg_hutchinson": Space((0.03, 30.0), (0.03, 0.1, 0.3, 1.0)),
+    "nlcg_gnb": Space((0.03, 30.0), (0.03, 0.1, 0.3, 1.0)),
+    "sgd": Space((0.1, 100.0)),
+    "momentum": Space((0.03, 30.0), (0.8, 0.9, 0.95, 0.98)),
+    "nesterov": Space((0.03, 30.0), (0.8, 0.9, 0.95, 0.98)),
+    "rmsprop": Space((0.003, 3.0), (0.9, 0.95, 0.99, 0.999)),
+    "adamw": Space((0.0003, 0.3), (0.9, 0.95, 0.99, 0.999), decoupled=True),
+    "lars": Space((0.3, 300.0), (0.8, 0.9, 0.95, 0.98)),
+    "lamb": Space((0.001, 1.0), (0.9, 0.95, 0.99, 0.999), decoupled=True),
+    "muon": Space((0.001, 1.0), (0.8, 0.9, 0.95, 0.98), decoupled=True),
+    # It needs no schedule but warm-up.
+    "schedule_free": Space(
+        (0.1, 100.0), (0.8, 0.9, 0.95, 0.98), schedules=("constant",)
+    ),
+}
+SQUARE_ROOT = ("rmsprop", "adamw", "lars", "lamb", "muon")
+WARMUPS = (0.02, 0.05, 0.1, 0.2)
+L2 = (1e-5, 1e-3)
+WEIGHT_DECAY = (1e-3, 1.0)
+LABEL_SMOOTHING = (0.0, 0.1)
+
+DIMENSIONS = 6
+
+
+def sample(name: str, point: Sequence[float], batch_size: int) -> dict[str, Any]:
+    """The settings at a point of the unit cube.
+
+    Args:
+      name: of the optimizer.
+      point: `DIMENSIONS` numbers in [0, 1).
+      batch_size: images in a mini-batch.
+
+    Returns:
+      Fields of a `Config`.
+    """
+    space = SPACES[name]
+    rate, schedule, warmup, decay, smoothing, setting = point
+    scale = batch_size / 16_384
+    if name in SQUARE_ROOT:
+        scale **= 0.5
+    decay = _rounded(_logarithmic(decay, WEIGHT_DECAY if space.decoupled else L2))
+    return {
+        "learning_rate": _rounded(scale * _logarithmic(rate, space.learning_rates)),
+        "schedule": _choice(schedule, space.schedules),
+        "warmup": _choice(warmup, WARMUPS),
+        "l2": 0.0 if space.decoupled else decay,
+        "weight_decay": decay if space.decoupled else 0.0,
+        "label_smoothing": _choice(smoothing, LABEL_SMOOTHING),
+        "optimizer_setting": _choice(setting, space.settings),
+    }
+
+
+def points(number: int) -> np.ndarray:
+    """The first points of the sequence, the same for all optimizers."""
+    from scipy.stats import qmc
+
+    return qmc.Halton(DIMENSIONS, rng=np.random.default_rng(0)).random(number)
+
+
+def _logarithmic(x: float, ends: tuple[float, float]) -> float:
+    low, high = ends
+    return low * (high / low) ** x
+
+
+def _choice(x: float, among: Sequence[Any]) -> Any:
+    return among[int(x * len(among))]
+
+
+def _rounded(x: float) -> float:
+    return float(f"{x:.3g}")
+
+
+# ------------------------------------------------------------------------------
+#  Runs
+# ------------------------------------------------------------------------------
+
+
+def trials(base: Config, number: int) -> Iterator[Config]:
+    """The runs to choose settings by."""
+    for point in points(number):
+        yield dataclasses.replace(
+            base,
+            seed=TUNING_SEED,
+            give_up_at=GIVE_UP_AT,
+            out=base.out / "trials",
+            **sample(base.optimizer, point, base.batch_size),
+        )
+
+
+def finals(base: Config, best: Row, seeds: Sequence[int]) -> Iterator[Config]:
+    """The runs that test the chosen settings."""
+    tuned = {
+        name: best["config"][name]
+        for name in sample(base.optimizer, [0.0] * DIMENSIONS, base.batch_size)
+    }
+    for seed in seeds:
+        yield dataclasses.replace(
+            base, seed=seed, num_validation=0, out=base.out / "final", **tuned
+        )
+
+
+def run_or_recall(config: Config) -> Row:
+    """The row of a run: that in its file, if it has been made."""
+    wanted = identity(checkpoint.settings(config))
+    path = config.out / "results.jsonl"
+    for row in report.load(path) if path.exists() else ():
+        if identity(row["config"]) == wanted:
+            return row
+    return train(config)
+
+
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's settings decides its result."""
+    return {name: v for name, v in settings.items() if name not in checkpoint.FREE}
+
+
+def sweep(base: Config, num_trials: int, seeds: Sequence[int]) -> list[Row]:
+    """Tunes and tests one optimizer; returns the rows of the tests."""
+    rows = []
+    for i, config in enumerate(trials(base, num_trials)):
+        row = run_or_recall(config)
+        rows.append(row)
+        print(
+            f"{base.optimizer} b{base.batch_size} e{base.num_epochs:g} "
+            f"trial {i + 1}/{num_trials}: {row['status']} "
+            f"{row.get('validation_accuracy', '')}",
+            flush=True,
+        )
+    best = sweep_report.chosen(rows)
+    if best is None:
+        print(f"{base.optimizer}: no trial finished, so there is nothing to test")
+        return []
+    return [run_or_recall(config) for config in finals(base, best, seeds)]
+
+
+# ------------------------------------------------------------------------------
+#  Command line
+# ------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Runs the sweep that the command line describes, and reports."""
+    parser = argparse.ArgumentParser(description="Equal tuning for all optimizers.")
+    parser.add_argument("--config", default="cifar100_resnet32", choices=names())
+    parser.add_argument("--optimizers", nargs="+", default=list(SPACES), choices=SPACES)
+    parser.add_argument("--num-epochs", nargs="+", type=float)
+    parser.add_argument("--batch-sizes", nargs="+", type=int)
+    parser.add_argument("--num-microbatches", type=int)
+    parser.add_argument("--num-validation", type=int, default=5_000)
+    parser.add_argument("--num-trials", type=int, default=16)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--data-dir", type=pathlib.Path, default=pathlib.Path("data"))
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/sweep"))
+    parser.add_argument("--no-progress", action="store_true")
+    arguments = parser.parse_args()
+    if TUNING_SEED in arguments.seeds:
+        parser.error(f"--seeds must not have {TUNING_SEED}: settings are chosen by it")
+    base = named(arguments.config)
+    metrics.git_commit()  # as it is now, not when the runs end
+    for batch_size in arguments.batch_sizes or [base.batch_size]:
+        for num_epochs in arguments.num_epochs or [base.num_epochs]:
+            for optimizer in arguments.optimizers:
+                config = dataclasses.replace(
+                    base,
+                    optimizer=optimizer,
+                    batch_size=batch_size,
+                    num_epochs=num_epochs,
+                    num_microbatches=arguments.num_microbatches
+                    or base.num_microbatches,
+                    num_validation=arguments.num_validation,
+                    data_dir=arguments.data_dir,
+                    out=arguments.out,
+                    progress=not arguments.no_progress,
+                )
+                sweep(config, arguments.num_trials, arguments.seeds)
+    print(sweep_report.summarize(arguments.out))
+    print(f"Rows, table and plot: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

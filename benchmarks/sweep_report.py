@@ -1,0 +1,130 @@
+"""Table and plot of a sweep, from its rows alone.
+
+    python -m benchmarks.sweep_report runs/sweep
+
+writes `table.md` and `accuracy.png` beside the rows that `benchmarks.sweep` left.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import optimizers, report
+
+Row = dict[str, Any]
+
+
+def chosen(rows: Sequence[Row]) -> Row | None:
+    """The trial with the best accuracy; of equals, with the least loss."""
+    finished = [row for row in rows if row["status"] == "finished"]
+    if not finished:
+        return None
+    return max(
+        finished, key=lambda row: (row["validation_accuracy"], -row["validation_loss"])
+    )
+
+
+def summarize(out: pathlib.Path) -> str:
+    """Makes `table.md` and `accuracy.png` from the rows; returns the table."""
+    rows = report.load(out / "final" / "results.jsonl")
+    tried = report.load(out / "trials" / "results.jsonl")
+    groups = report.group_rows(rows, "batch_size", "num_epochs", "optimizer")
+    header = "optimizer", "batch", "steps", "learning rate", "schedule", "warm-up"
+    header += "decay", "smoothing", "own", "trials", "unfinished", "validation %"
+    header += "test %", "training loss", "gradients", "seconds"
+    lines = []
+    for (batch_size, num_epochs, name), group in sorted(
+        groups.items(),
+        key=lambda item: (*item[0][:2], -_mean(item[1], "test_accuracy")),
+    ):
+        config, runs = group[0]["config"], len(group)
+        same = [
+            row
+            for row in tried
+            if row["config"]["optimizer"] == name
+            and row["config"]["batch_size"] == batch_size
+            and row["config"]["num_epochs"] == num_epochs
+        ]
+        best = chosen(same)
+        own = config["optimizer_setting"]
+        values = np.array([100 * _number(row, "test_accuracy") for row in group])
+        spread = f" ± {values.std(ddof=1):.2f}" if runs > 1 else ""
+        lines.append(
+            (
+                name,
+                f"{batch_size:,}",
+                f"{group[0]['num_steps']:,}",
+                f"{config['learning_rate']:g}",
+                config["schedule"],
+                f"{config['warmup']:g}",
+                f"{config['l2'] or config['weight_decay']:g}",
+                f"{config['label_smoothing']:g}",
+                f"{optimizers.SETTINGS[name]} {own:g}" if own is not None else "",
+                str(len(same)),
+                str(sum(row["status"] != "finished" for row in same)),
+                f"{100 * best['validation_accuracy']:.2f}" if best else "",
+                f"{values.mean():.2f}{spread}",
+                f"{_mean(group, 'train_loss'):.4f}",
+                f"{_mean(group, 'gradient_equivalents'):.0f}",
+                f"{_mean(group, 'seconds'):.1f}",
+            )
+        )
+    table = report.markdown(header, lines)
+    table += f"\n\n{report.circumstances(rows)}\n"
+    (out / "table.md").write_text(table)
+    _plot(groups, out / "accuracy.png")
+    return table
+
+
+def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
+    """Test accuracy and training loss against the number of steps."""
+    figure, axes = report.new_figure(2)
+    lines = {}
+    for (batch_size, _, name), group in groups.items():
+        lines.setdefault((name, batch_size), []).append(group)
+    batch_sizes = {batch_size for _, batch_size in lines}
+    panels = (axes[0], "test_accuracy", 100), (axes[1], "train_loss", 1)
+    for (name, batch_size), points in lines.items():
+        points.sort(key=lambda group: group[0]["num_steps"])
+        style = report.line_style(name)
+        if len(batch_sizes) > 1:
+            style["label"] = f"{name}, batch {batch_size:,}"
+        steps = [group[0]["num_steps"] for group in points]
+        for axis, key, factor in panels:
+            values = [[factor * _number(row, key) for row in group] for group in points]
+            spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+            axis.errorbar(
+                steps, [np.mean(v) for v in values], spread, capsize=3, **style
+            )
+    axes[0].set_ylabel("test accuracy, %")
+    axes[1].set_ylabel("training loss at the end")
+    axes[1].set_yscale("log")
+    for axis in axes:
+        axis.set_xlabel("steps")
+        if len({group[0]["num_steps"] for group in groups.values()}) > 1:
+            axis.set_xscale("log")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    report.save_figure(figure, path)
+
+
+def _number(row: Row, key: str) -> float:
+    return float(row.get(key, "nan"))
+
+
+def _mean(rows: Sequence[Row], key: str) -> float:
+    return float(np.mean([_number(row, key) for row in rows]))
+
+
+def main() -> None:
+    """Reports on the sweep in a folder."""
+    parser = argparse.ArgumentParser(description="Table and plot of a sweep.")
+    parser.add_argument("out", type=pathlib.Path)
+    print(summarize(parser.parse_args().out))
+
+
+if __name__ == "__main__":
+    main()

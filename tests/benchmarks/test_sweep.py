@@ -1,0 +1,130 @@
+"""Sweeps: the same budget for all, and nothing chosen by the test set."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import data, optimizers, report, schedules, sweep, sweep_report
+from benchmarks.config import Config
+
+BASE = Config(
+    batch_size=512, num_epochs=3, num_validation=300, num_devices=1, progress=False
+)
+
+
+def test_every_space_is_of_an_optimizer_and_its_own_parameter():
+    assert set(sweep.SPACES) <= set(optimizers.OPTIMIZERS)
+    for name, space in sweep.SPACES.items():
+        assert (space.settings == (None,)) == (name not in optimizers.SETTINGS)
+        assert set(space.schedules) <= set(schedules.SCHEDULES)
+        low, high = space.learning_rates
+        assert high / low == pytest.approx(1000)  # as much to search for everyone
+
+
+@pytest.mark.parametrize("name", sweep.SPACES)
+def test_samples_fill_the_space(name):
+    space = sweep.SPACES[name]
+    samples = [sweep.sample(name, point, 16_384) for point in sweep.points(64)]
+    rates = np.log([sample["learning_rate"] for sample in samples])
+    low, high = np.log(space.learning_rates)
+    assert np.all((rates > low - 0.01) & (rates < high + 0.01))
+    # Evenly: about as many in each tenth.
+    counts, _ = np.histogram(rates, 10, (low, high))
+    assert counts.min() >= 4
+    assert {sample["schedule"] for sample in samples} == set(space.schedules)
+    assert {sample["optimizer_setting"] for sample in samples} == set(space.settings)
+    assert {sample["warmup"] for sample in samples} == set(sweep.WARMUPS)
+    for sample in samples:
+        assert (sample["l2"] == 0) == space.decoupled
+        assert (sample["weight_decay"] > 0) == space.decoupled
+        # A config takes them, and an optimizer.
+        config = dataclasses.replace(BASE, optimizer=name, **sample)
+        optimizers.build(name, 0.1, setting=config.optimizer_setting)
+
+
+def test_more_trials_begin_with_the_same_ones():
+    np.testing.assert_array_equal(sweep.points(20)[:7], sweep.points(7))
+
+
+def test_learning_rates_follow_the_batch_size():
+    point = [0.5] * sweep.DIMENSIONS
+    rates = {
+        name: [
+            sweep.sample(name, point, size)["learning_rate"] for size in (1024, 4096)
+        ]
+        for name in ("nlcg", "adamw")
+    }
+    assert rates["nlcg"][1] / rates["nlcg"][0] == pytest.approx(4, rel=0.01)
+    assert rates["adamw"][1] / rates["adamw"][0] == pytest.approx(2, rel=0.01)
+
+
+def test_best_trial_is_chosen_among_those_that_finished():
+    def row(status, accuracy, loss):
+        return {
+            "status": status,
+            "validation_accuracy": accuracy,
+            "validation_loss": loss,
+        }
+
+    rows = [
+        row("diverged", 0.99, 0.1),
+        row("finished", 0.7, 1.2),
+        row("finished", 0.8, 1.0),
+        row("finished", 0.8, 0.9),
+        {"status": "given up"},
+    ]
+    assert sweep_report.chosen(rows) is rows[3]
+    assert sweep_report.chosen(rows[:1]) is None
+
+
+def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkeypatch):
+    read = []
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda *a: read.append(a[1]) or load(*a))
+    base = dataclasses.replace(BASE, out=tmp_path)
+    for name in ("sgd", "momentum"):
+        config = dataclasses.replace(base, optimizer=name)
+        read.clear()
+        sweep.sweep(config, 2, [1])
+        trials = report.load(tmp_path / "trials" / "results.jsonl")[-2:]
+        assert all("test_accuracy" not in row for row in trials)
+        # Once, by the run with what was chosen.
+        assert read == ["train", "train", "train", "test"]
+    finals = report.load(tmp_path / "final" / "results.jsonl")
+    assert [row["config"]["seed"] for row in finals] == [1, 1]
+    best = sweep_report.chosen(trials)
+    assert best is not None
+    for name in ("learning_rate", "schedule", "l2", "optimizer_setting"):
+        assert finals[-1]["config"][name] == best["config"][name]
+
+    read.clear()
+    rows = sweep.sweep(config, 2, [1])
+    assert not read
+    assert rows == finals[1:]
+    # One trial more is one run more, and perhaps another choice to test.
+    sweep.sweep(config, 3, [1])
+    assert len(report.load(tmp_path / "trials" / "results.jsonl")) == 5
+
+    table = sweep_report.summarize(tmp_path)
+    assert "momentum" in table
+    assert (tmp_path / "table.md").read_text().startswith(table.splitlines()[0])
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+
+
+def test_hopeless_trials_are_given_up(tmp_path):
+    config = dataclasses.replace(
+        BASE,
+        optimizer="sgd",
+        learning_rate=0.0,  # nothing is learnt
+        num_epochs=20,
+        log_every=2,
+        give_up_at=0.25,
+        out=tmp_path,
+    )
+    row = sweep.train(config)
+    assert row["status"] == "given up"
+    assert row["num_steps"] == 12  # the first look at the metrics after 11 of 44 steps
+    assert "validation_accuracy" not in row
+    assert row["train_loss"] > math.log(10)
