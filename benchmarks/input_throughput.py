@@ -220,7 +220,9 @@ def main() -> None:
     """Measures, prints and records."""
     parser = argparse.ArgumentParser(description="Throughput of the input pipeline.")
     parser.add_argument("--folder", type=pathlib.Path, help="64x64 images, by class")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--workers", type=int, nargs="*", default=[1, 2], help="none: no input"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device-batch-size", type=int, default=0)
     parser.add_argument(
@@ -239,7 +241,7 @@ def main() -> None:
         common["bytes_per_file"] = round(size / len(listing))
         record["input"] += [common | row for row in rows]
 
-    if options.workers != [0]:
+    if options.workers:
         if options.folder is not None:
             add(options.folder.parent.name, options.folder, 64, num_batches=20)
         with tempfile.TemporaryDirectory() as folder:
