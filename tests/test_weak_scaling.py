@@ -1,0 +1,74 @@
+"""The model of communication, on a network small enough for a test."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import collectives, weak_scaling
+
+
+def small_model():
+    shapes = {"in": (16, 64), "out": (64, 8)}
+
+    def loss(params, batch, by_batch):
+        hidden = by_batch(jnp.tanh(batch @ params["in"]))
+        return jnp.mean((hidden @ params["out"]) ** 2)
+
+    params = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
+    }
+    inputs = jax.ShapeDtypeStruct((64, 16), jnp.float32)
+    return weak_scaling.Model(params, inputs, loss, stacked=False)
+
+
+def rows(layout, num_devices):
+    found = []
+    for optimizer, make in weak_scaling.OPTIMIZERS.items():
+        sent = weak_scaling.compile_step(
+            small_model(), make(), weak_scaling.LAYOUTS[layout], num_devices
+        )
+        found.append(
+            {
+                "model": "small",
+                "layout": layout,
+                "optimizer": optimizer,
+                "num_devices": num_devices,
+                "collectives": collectives.summary(sent),
+                "sent_bytes": sum(one.sent(num_devices) for one in sent),
+            }
+        )
+    return found
+
+
+def test_data_parallel_adds_nothing_to_the_gradient():
+    found = rows("data parallel", 8)
+    gradient = (16 * 64 + 64 * 8) * 4
+    for row in found:
+        assert row["collectives"]["all-reduce"]["bytes"] == gradient + 4  # the loss
+        assert row["collectives"].keys() == {"all-reduce"}
+
+
+def test_fully_sharded_adds_scalars_and_the_formulas_hold():
+    found = rows("fully sharded", 4) + rows("fully sharded", 8)
+    for base in (0, 3):
+        sgd, _, nlcg = found[base : base + 3]
+        added = {
+            kind: total["bytes"] - sgd["collectives"][kind]["bytes"]
+            for kind, total in nlcg["collectives"].items()
+        }
+        # Two reductions of two inner products of two arrays.
+        assert {kind: size for kind, size in added.items() if size} == {
+            "all-reduce": 2 * 2 * 2 * 4
+        }
+    further, error = weak_scaling.extrapolate(found)
+    assert error < 1e-12
+    assert len(further) == 3 * len(weak_scaling.EXTRAPOLATED)
+    most = max(row["num_devices"] for row in further)
+    for row in further:
+        bytes_per_kind = {k: v["bytes"] for k, v in row["collectives"].items()}
+        share = (most - 1) / most
+        if row["num_devices"] == most:
+            assert row["sent_bytes"] == pytest.approx(
+                share
+                * (2 * bytes_per_kind["all-reduce"] + bytes_per_kind["all-gather"])
+            )
