@@ -9,14 +9,17 @@ abstract: nothing is run, and nothing needs to fit. Two layouts: data parallel, 
 parameters are replicated, and fully sharded, where parameters and the optimizer's state
 are split too.
 
-The sizes of what is reduced and gathered do not depend on the number of devices, which
-is checked on the compiled programs; beyond them the bytes that a device sends follow
-from the ring's formulas, 2 (n - 1) / n of what is reduced and (n - 1) / n of what is
-gathered. Writes `results.json`, `table.md` and `bytes.png`.
+The sizes of what is reduced and gathered do not depend on the number of devices,
+if XLA splits the work in the same way for all of them. Where the compiled programs show
+that, the bytes that a device sends beyond them follow from the ring's formulas,
+2 (n - 1) / n of what is reduced and (n - 1) / n of what is gathered.
+
+Writes `results.json`, `table.md` and `bytes.png`.
 """
 
 import argparse
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -226,17 +229,21 @@ def measure(model_name: str, num_devices: int) -> list[dict[str, Any]]:
     return rows
 
 
-def extrapolate(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
-    """Rows for more devices, and how far the formulas are off where it was compiled.
+def extrapolate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for more devices, by the ring's formulas from the program for the most.
+
+    They hold where what is reduced and gathered no longer depends on the number of
+    devices. Each row says whether: whether the formulas give the bytes of the programs
+    for a quarter and for half as many devices too.
 
     Args:
         rows: what `measure` returns, for all models and numbers of devices.
 
     Returns:
-        Further rows, and the largest relative error of the bytes that the formulas give
-        from the program for the most devices, over the programs for 2 or more.
+        Further rows, with `holds` and without the bytes where it is false.
     """
     most = max(row["num_devices"] for row in rows)
+    series = "model", "layout", "optimizer"
 
     def sent(row, num_devices):
         return sum(
@@ -244,26 +251,22 @@ def extrapolate(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], float
             for kind, total in row["collectives"].items()
         )
 
-    further, error = [], 0.0
-    for base in rows:
-        if base["num_devices"] != most:
-            continue
-        for row in rows:
-            series = "model", "layout", "optimizer"
-            same = all(row[name] == base[name] for name in series)
-            if same and row["num_devices"] > 1:
-                formula = sent(base, row["num_devices"])
-                error = max(error, abs(formula / row["sent_bytes"] - 1))
+    further = []
+    for base in (row for row in rows if row["num_devices"] == most):
+        alike = [
+            row
+            for row in rows
+            if all(row[name] == base[name] for name in series)
+            and row["num_devices"] >= most // 4
+        ]
+        holds = all(
+            math.isclose(sent(base, row["num_devices"]), row["sent_bytes"])
+            for row in alike
+        )
         for num_devices in EXTRAPOLATED:
-            further.append(
-                base
-                | {
-                    "num_devices": num_devices,
-                    "sent_bytes": sent(base, num_devices),
-                    "extrapolated": True,
-                }
-            )
-    return further, error
+            more = {"num_devices": num_devices, "computed": True, "holds": holds}
+            further.append(base | more | {"sent_bytes": sent(base, num_devices)})
+    return further
 
 
 def select(
@@ -293,10 +296,14 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             for num_devices, by_optimizer in select(rows, model, layout):
                 sgd = by_optimizer["sgd"]
                 others = by_optimizer["adamw"], by_optimizer["nlcg"]
-                mark = " (computed)" if "extrapolated" in sgd else ""
-                cells = [model, layout, f"{num_devices}{mark}", str(count(sgd))]
-                cells += [str(count(row) - count(sgd)) for row in others]
-                cells += [f"{sgd['sent_bytes']:,.0f}"]
+                mark = " (computed)" if "computed" in sgd else ""
+                cells = [model, layout, f"{num_devices}{mark}"]
+                if sgd.get("holds", True):
+                    cells.append(str(count(sgd)))
+                    cells += [str(count(row) - count(sgd)) for row in others]
+                    cells.append(f"{sgd['sent_bytes']:,.0f}")
+                else:
+                    cells += ["-"] * 4
                 cells += [
                     f"{row['sent_bytes'] - sgd['sent_bytes']:,.0f}" for row in others
                 ]
@@ -317,7 +324,10 @@ def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         for colour, layout in zip(("tab:blue", "tab:orange"), LAYOUTS, strict=True):
             series = [pair for pair in select(rows, model, layout) if pair[0] > 1]
             numbers = [number for number, _ in series]
-            sgd = [row["sgd"]["sent_bytes"] for _, row in series]
+            sgd = [
+                row["sgd"]["sent_bytes"] if row["sgd"].get("holds", True) else math.nan
+                for _, row in series
+            ]
             added = [
                 row["nlcg"]["sent_bytes"] - row["sgd"]["sent_bytes"]
                 for _, row in series
@@ -353,13 +363,12 @@ def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 def write(out: pathlib.Path) -> None:
     """Writes the table and the plot of `results.json`."""
     record = json.loads((out / "results.json").read_text())
-    further, error = extrapolate(record["rows"])
-    rows = record["rows"] + further
+    rows = record["rows"] + extrapolate(record["rows"])
     caption = (
         f"As compiled on {record['date'][:10]} with jax {record['versions']['jax']} "
         f"for {max(COMPILED)} and fewer devices of the kind `{record['device']}`; "
-        "beyond them computed from the program for the most devices. The same formulas "
-        f"give the bytes of the other compiled programs to {error:.1%}."
+        "beyond them computed, where the same formulas give the bytes of the programs "
+        f"for {max(COMPILED) // 4} and {max(COMPILED) // 2} devices; a dash elsewhere."
     )
     (out / "table.md").write_text("\n".join([caption, "", *table(rows)]) + "\n")
     plot(rows, out / "bytes.png")

@@ -60,8 +60,8 @@ def test_fully_sharded_adds_scalars_and_the_formulas_hold():
         assert {kind: size for kind, size in added.items() if size} == {
             "all-reduce": 2 * 2 * 2 * 4
         }
-    further, error = weak_scaling.extrapolate(found)
-    assert error < 1e-12
+    further = weak_scaling.extrapolate(found)
+    assert all(row["holds"] for row in further)
     assert len(further) == 3 * len(weak_scaling.EXTRAPOLATED)
     most = max(row["num_devices"] for row in further)
     for row in further:
@@ -72,3 +72,20 @@ def test_fully_sharded_adds_scalars_and_the_formulas_hold():
                 share
                 * (2 * bytes_per_kind["all-reduce"] + bytes_per_kind["all-gather"])
             )
+
+
+def test_what_depends_on_the_number_of_devices_is_not_extrapolated():
+    def row(num_devices, size):
+        one = collectives.Collective("all-reduce", (), size)
+        return {
+            "model": "small",
+            "layout": "fully sharded",
+            "optimizer": "sgd",
+            "num_devices": num_devices,
+            "collectives": collectives.summary([one]),
+            "sent_bytes": one.sent(num_devices),
+        }
+
+    for size, holds in ((64, True), (96, False)):
+        further = weak_scaling.extrapolate([row(4, size), row(8, 64)])
+        assert [row["holds"] for row in further] == [holds] * len(further)
