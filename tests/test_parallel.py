@@ -243,6 +243,37 @@ def test_shard_map_with_parts_of_the_parameters(name, check_vma):
     assert_same(name, jit(run)(*make_problem()))
 
 
+def test_pmap_with_parts_of_the_parameters():
+    axes = {
+        name: tuple(s).index("d") if "d" in s else None for name, s in SPECS.items()
+    }
+    params, xs, ys = make_problem()
+    run = jax.pmap(
+        functools.partial(
+            train,
+            "default",
+            synchronize=synchronize_parts,
+            wrap=lambda tx: parallel.over_shards(tx, SPECS),
+        ),
+        axis_name="d",
+        in_axes=({name: None if axes[name] is None else 0 for name in axes}, 1, 1),
+    )
+
+    def parts(x, axis):
+        return x if axis is None else np.stack(np.split(x, NUM_DEVICES, axis))
+
+    def whole(x, axis):
+        return x[0] if axis is None else np.concatenate(list(x), axis)
+
+    got, losses = run(
+        {name: parts(x, axes[name]) for name, x in params.items()},
+        xs.reshape(NUM_STEPS, NUM_DEVICES, -1, xs.shape[-1]),
+        ys.reshape(NUM_STEPS, NUM_DEVICES, -1, ys.shape[-1]),
+    )
+    got = {name: whole(x, axes[name]) for name, x in got.items()}
+    assert_same("default", (got, losses[0]))
+
+
 @pytest.mark.parametrize("name", [*KINDS, "ml_ncg"])
 def test_state_is_sharded_like_the_parameters(name):
     """From a compiled ``init`` on, where zeros have no layout of their own."""
