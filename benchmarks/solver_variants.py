@@ -9,7 +9,8 @@ Writes one row a run to `runs.jsonl`, and `table.md`. Evaluations are the solver
 count, which a test holds against a count in the function.
 
 The variants of `nonlinear_cg` are one compiled program a problem: its rule, restarts
-and line search are inputs.
+and line search are inputs. It rounds differently from the solver itself, so that counts
+on ill-conditioned problems can differ from those of `benchmarks.solvers`.
 """
 
 import argparse
