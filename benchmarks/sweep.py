@@ -224,8 +224,9 @@ def main() -> None:
     base = named(arguments.config)
     metrics.git_commit()  # as it is now, not when the runs end
     for batch_size in arguments.batch_sizes or [base.batch_size]:
-        for num_epochs in arguments.num_epochs or [base.num_epochs]:
-            for optimizer in arguments.optimizers:
+        for optimizer in arguments.optimizers:
+            # Runs of all lengths share what is compiled.
+            for num_epochs in arguments.num_epochs or [base.num_epochs]:
                 config = dataclasses.replace(
                     base,
                     optimizer=optimizer,

@@ -84,7 +84,7 @@ def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkey
     load = data.load
     monkeypatch.setattr(data, "load", lambda *a: read.append(a[1]) or load(*a))
     base = dataclasses.replace(BASE, out=tmp_path)
-    for name in ("sgd", "momentum"):
+    for name in ("schedule_free", "momentum"):
         config = dataclasses.replace(base, optimizer=name)
         read.clear()
         sweep.sweep(config, 2, [1])
