@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
 RUN = .venv/bin/python
 
-.PHONY: help demo test lint types docs clean
+.PHONY: help demo test lint types docs package clean
 
 help:
 	@echo "make demo    train with NLCG against tuned baselines on an embedded data set"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint    check style (ruff)"
 	@echo "make types   check types (pyright)"
 	@echo "make docs    build the site in docs/_build"
+	@echo "make package build and try out what is published, in dist"
 	@echo "make clean   remove .venv and caches"
 
 # One stamp a set of extras, so that `make demo` installs nothing that it does not need.
@@ -39,6 +40,18 @@ types: .venv/installed-bench+flax+test .venv/installed-dev
 docs: .venv/installed-docs+flax
 	.venv/bin/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build
 
+# The wheel in an environment of its own: first with nothing else, then with the extra
+# that its public types mention.
+package: .venv/installed-dev
+	rm -rf dist .venv-package
+	$(RUN) -m build --outdir dist
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
+	.venv-package/bin/python tests/package_smoke.py
+	.venv-package/bin/python -m pip --disable-pip-version-check install --quiet "flax>=0.12"
+	cd $$(mktemp -d) && PATH="$(CURDIR)/.venv-package/bin:$$PATH" \
+		$(CURDIR)/.venv/bin/pyright --verifytypes optax_nlcg --ignoreexternal
+
 clean:
-	rm -rf docs/_build .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv-package docs/_build .venv .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
