@@ -60,27 +60,49 @@ def _with_hessian(
     return nlcg(learning_rate, preconditioner=preconditioner)
 
 
+def _kernels_as_matrices(params: optax.Params) -> optax.Params:
+    """Says to Muon that a kernel is a matrix with a column for each output."""
+    return jax.tree.map(
+        lambda leaf: (
+            optax.contrib.MuonDimensionNumbers(
+                tuple(range(leaf.ndim - 1)), leaf.ndim - 1
+            )
+            if leaf.ndim > 1
+            else None
+        ),
+        params,
+    )
+
+
+def _orthogonalized(
+    learning_rate: optax.ScalarOrSchedule, largest_beta: float = 1.0
+) -> optax.GradientTransformation:
+    """Conjugate directions of orthogonalised gradients; biases as in Adam.
+
+    Muon's orthogonalisation U V' of G = U S V' is its metric: g'z is then the sum of
+    the singular values, the nuclear norm.
+    """
+    orthogonalize = optax.contrib.muon(
+        1.0,
+        beta=0.0,
+        nesterov=False,
+        adam_b1=0.0,
+        muon_weight_dimension_numbers=_kernels_as_matrices,
+        consistent_rms=0.2,
+    )
+    # It descends; a preconditioner keeps the gradient's sign.
+    preconditioner = optax.chain(orthogonalize, optax.scale(-1.0))
+    return _nlcg(learning_rate, largest_beta, preconditioner=preconditioner)
+
+
 def _muon(
     learning_rate: optax.ScalarOrSchedule, beta: float = 0.95
 ) -> optax.GradientTransformation:
-    """Muon on every kernel, those of convolutions as matrices of one row per output."""
-
-    def dimensions(params: optax.Params) -> optax.Params:
-        return jax.tree.map(
-            lambda leaf: (
-                optax.contrib.MuonDimensionNumbers(
-                    tuple(range(leaf.ndim - 1)), leaf.ndim - 1
-                )
-                if leaf.ndim > 1
-                else None
-            ),
-            params,
-        )
-
+    """Muon on every kernel; biases by Adam."""
     return optax.contrib.muon(
         learning_rate,
         beta=beta,
-        muon_weight_dimension_numbers=dimensions,
+        muon_weight_dimension_numbers=_kernels_as_matrices,
         # Updates as large as Adam's, so that one learning rate suits both kinds.
         consistent_rms=0.2,
     )
@@ -116,6 +138,9 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
         preconditioner=optax.identity(),
         line_search=scale_by_curvature_line_search(),
     ),
+    # Preconditioners of others.
+    "nlcg_adam": partial(_nlcg, preconditioner=optax.scale_by_adam(b1=0.0)),
+    "nlcg_muon": _orthogonalized,
     # The authors' code as it runs.
     "ml_ncg": reference.ml_ncg,
     "sgd": optax.sgd,
@@ -134,7 +159,10 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 # What `optimizer_setting` is, for those that have one.
 SETTINGS = {
     **dict.fromkeys(
-        ("nlcg", "nlcg_online", "nlcg_pr", "nlcg_hs", "nlcg_dy", "nlcg_hz"),
+        (
+            *("nlcg", "nlcg_online", "nlcg_pr", "nlcg_hs", "nlcg_dy", "nlcg_hz"),
+            *("nlcg_adam", "nlcg_muon"),
+        ),
         "largest_beta",
     ),
     "nlcg_hutchinson": "floor",

@@ -23,10 +23,14 @@ Row = dict[str, Any]
 # tell the lines apart in gray. NLCG is the only red.
 STYLES = {
     "nlcg": ("#D55E00", "o", "-"),
+    "nlcg_online": ("#D55E00", "s", ":"),
+    "nlcg_pr": ("#D55E00", "v", "--"),
     "ml_ncg": ("#E69F00", "s", "--"),
     "nlcg_hutchinson": ("#CC79A7", "h", "--"),
     "nlcg_gnb": ("#56B4E9", "p", "--"),
     "nlcg_curvature": ("#009E73", "d", "-"),
+    "nlcg_adam": ("#D55E00", "X", "-."),
+    "nlcg_muon": ("#D55E00", "*", "-"),
     "sgd": ("#000000", "v", "-"),
     "momentum": ("#0072B2", "^", "-"),
     "nesterov": ("#0072B2", "D", ":"),

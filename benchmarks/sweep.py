@@ -66,6 +66,8 @@ SPACES = {
     "nlcg_pr": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
     "nlcg_hutchinson": Space((0.03, 30.0), (0.03, 0.1, 0.3, 1.0)),
     "nlcg_gnb": Space((0.03, 30.0), (0.03, 0.1, 0.3, 1.0)),
+    "nlcg_adam": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 1.0), decoupled=True),
+    "nlcg_muon": Space((0.001, 1.0), (0.8, 0.9, 0.95, 1.0), decoupled=True),
     "sgd": Space((0.1, 100.0)),
     "momentum": Space((0.03, 30.0), (0.8, 0.9, 0.95, 0.98)),
     "nesterov": Space((0.03, 30.0), (0.8, 0.9, 0.95, 0.98)),
@@ -79,7 +81,7 @@ SPACES = {
         (0.1, 100.0), (0.8, 0.9, 0.95, 0.98), schedules=("constant",)
     ),
 }
-SQUARE_ROOT = ("rmsprop", "adamw", "lars", "lamb", "muon")
+SQUARE_ROOT = ("rmsprop", "adamw", "lars", "lamb", "muon", "nlcg_adam", "nlcg_muon")
 WARMUPS = (0.02, 0.05, 0.1, 0.2)
 L2 = (1e-5, 1e-3)
 WEIGHT_DECAY = (1e-3, 1.0)

@@ -34,7 +34,7 @@ def summarize(out: pathlib.Path) -> str:
     groups = report.group_rows(rows, "batch_size", "num_epochs", "optimizer")
     header = "optimizer", "batch", "steps", "learning rate", "schedule", "warm-up"
     header += "decay", "smoothing", "own", "trials", "unfinished", "validation %"
-    header += "test %", "training loss", "gradients", "seconds"
+    header += "test %", "training accuracy %", "gradients", "seconds"
     lines = []
     for (batch_size, num_epochs, name), group in sorted(
         groups.items(),
@@ -67,7 +67,7 @@ def summarize(out: pathlib.Path) -> str:
                 str(sum(row["status"] != "finished" for row in same)),
                 f"{100 * best['validation_accuracy']:.2f}" if best else "",
                 f"{values.mean():.2f}{spread}",
-                f"{_mean(group, 'train_loss'):.4f}",
+                f"{100 * _mean(group, 'train_accuracy'):.2f}",
                 f"{_mean(group, 'gradient_equivalents'):.0f}",
                 f"{_mean(group, 'seconds'):.1f}",
             )
@@ -80,32 +80,38 @@ def summarize(out: pathlib.Path) -> str:
 
 
 def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
-    """Test accuracy and training loss against the number of steps."""
+    """Test and training accuracy against the number of steps.
+
+    Training losses cannot be compared: penalties and label smoothing are chosen for
+    each optimizer and belong to them.
+    """
     figure, axes = report.new_figure(2)
     lines = {}
     for (batch_size, _, name), group in groups.items():
         lines.setdefault((name, batch_size), []).append(group)
     batch_sizes = {batch_size for _, batch_size in lines}
-    panels = (axes[0], "test_accuracy", 100), (axes[1], "train_loss", 1)
+    panels = (axes[0], "test_accuracy"), (axes[1], "train_accuracy")
     for (name, batch_size), points in lines.items():
         points.sort(key=lambda group: group[0]["num_steps"])
         style = report.line_style(name)
         if len(batch_sizes) > 1:
             style["label"] = f"{name}, batch {batch_size:,}"
         steps = [group[0]["num_steps"] for group in points]
-        for axis, key, factor in panels:
-            values = [[factor * _number(row, key) for row in group] for group in points]
+        for axis, key in panels:
+            values = [[100 * _number(row, key) for row in group] for group in points]
             spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
             axis.errorbar(
                 steps, [np.mean(v) for v in values], spread, capsize=3, **style
             )
     axes[0].set_ylabel("test accuracy, %")
-    axes[1].set_ylabel("training loss at the end")
-    axes[1].set_yscale("log")
+    axes[1].set_ylabel("accuracy on the last mini-batch, %")
     for axis in axes:
         axis.set_xlabel("steps")
-        if len({group[0]["num_steps"] for group in groups.values()}) > 1:
+        steps = sorted({group[0]["num_steps"] for group in groups.values()})
+        if len(steps) > 1:
             axis.set_xscale("log")
+        axis.set_xticks(steps, [f"{number:,}" for number in steps])
+        axis.minorticks_off()
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     report.save_figure(figure, path)
