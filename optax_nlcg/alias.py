@@ -1,12 +1,17 @@
 """Complete optimizers: thin chains of the stages."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
 
-from optax_nlcg import arguments
+from optax_nlcg import arguments, tree
 from optax_nlcg.beta import BetaRule
 from optax_nlcg.bfgs import scale_by_diagonal_bfgs
 from optax_nlcg.direction import scale_by_conjugate_direction
 from optax_nlcg.loss_search import scale_by_step_line_search
+from optax_nlcg.tree import Tree
 from optax_nlcg.wolfe_search import scale_by_hager_zhang_line_search
 
 
@@ -190,7 +195,27 @@ def limited_memory_cg(
     """
     arguments.check_number("memory_size", memory_size, low=1, integer=True)
     return optax.chain(
-        optax.scale_by_lbfgs(memory_size=memory_size),
+        _limited_memory_direction(memory_size),
         optax.scale(-1.0),
         scale_by_hager_zhang_line_search(unit_step_tolerance=0.5),
     )
+
+
+def _limited_memory_direction(memory_size: int) -> optax.GradientTransformation:
+    """Optax's, with a state that can be donated and that no NaN enters."""
+    lbfgs = optax.scale_by_lbfgs(memory_size=memory_size)
+
+    def init_fn(params: Tree) -> Tree:
+        state: Any = lbfgs.init(params)
+        # At the start Optax has one array in two places.
+        return state._replace(
+            diff_updates_memory=jax.tree.map(jnp.copy, state.diff_updates_memory)
+        )
+
+    def update_fn(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+        direction, new_state = lbfgs.update(updates, state, params)
+        (slope,) = tree.inner_products([(updates, direction)])
+        # The search, which sees the gradient too, skips the step and counts it.
+        return direction, tree.select(jnp.isfinite(slope), new_state, state)
+
+    return optax.GradientTransformation(init_fn, update_fn)

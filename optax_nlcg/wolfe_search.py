@@ -42,9 +42,12 @@ class HagerZhangLineSearchState(NamedTuple):
 
     Attributes:
         count: number of searches that moved, int32 scalar.
+        num_skipped: number of searches that were given a value, a gradient or an
+            update that was not finite, int32 scalar.
         step: step of the last search that moved, in units of the update it was given.
         slope: slope that search started with, negative.
-        value: loss where the last search ended; infinite before the first, so that
+        value: loss where the last search ended; infinite before the first, and where
+            value or gradient were not finite, so that
             :func:`optax_nlcg.value_and_grad_from_state` computes it.
         grad: gradient there, like the parameters, as :func:`jax.grad` returns it.
         value_scale: running mean of the loss's magnitude, the scale of its rounding.
@@ -57,6 +60,7 @@ class HagerZhangLineSearchState(NamedTuple):
     """
 
     count: jax.typing.ArrayLike
+    num_skipped: jax.typing.ArrayLike
     step: jax.Array
     slope: jax.Array
     value: jax.Array
@@ -135,7 +139,9 @@ def scale_by_hager_zhang_line_search(
 
     Returns:
         The transformation. ``update`` needs ``params``, ``value``, ``grad`` and
-        ``value_fn``. Its state holds one copy of the parameters.
+        ``value_fn``; ``grad`` is what :func:`jax.grad` returns, so that of complex
+        parameters is not conjugated as ``updates`` are. The state holds one copy of the
+        parameters.
 
     Raises:
         ValueError: if a number is out of range.
@@ -190,6 +196,7 @@ def scale_by_hager_zhang_line_search(
         dtype = tree.scalar_dtype(params)
         return HagerZhangLineSearchState(
             count=jnp.zeros((), jnp.int32),
+            num_skipped=jnp.zeros((), jnp.int32),
             step=jnp.zeros((), dtype),
             slope=jnp.zeros((), dtype),
             value=jnp.full((), jnp.inf, dtype),
@@ -227,8 +234,12 @@ def scale_by_hager_zhang_line_search(
         # Of the loss itself: `value` may have been cast since.
         rounding = 10 * float(jnp.finfo(jax.eval_shape(value_fn, params).dtype).eps)
 
+        def scaled(step):
+            # In the dtype of the parameters: what is tried is what is returned.
+            return tree.cast_like(optax.tree.scale(step, updates), params)
+
         def at(step):
-            return optax.apply_updates(params, optax.tree.scale(step, updates))
+            return optax.apply_updates(params, scaled(step))
 
         def slope_of(gradient):
             pairs = [(jax.tree.map(jnp.conj, gradient), updates)]
@@ -343,6 +354,7 @@ def scale_by_hager_zhang_line_search(
         moved = kept.step > 0
         new_state = HagerZhangLineSearchState(
             count=optax.safe_increment(state.count),
+            num_skipped=state.num_skipped,
             step=kept.step,
             slope=slope,
             value=kept.value,
@@ -355,16 +367,17 @@ def scale_by_hager_zhang_line_search(
             num_evaluations=search.num_evaluations,
             outcome=search.outcome,
         )
+        # Nobody is to be handed a value or a gradient that was a failure.
+        known = jnp.isfinite(value) & jnp.isfinite(tree.largest(grad, dtype))
         stayed = state._replace(
-            value=value,
-            grad=grad,
+            num_skipped=state.num_skipped + (~finite).astype(jnp.int32),
+            value=jnp.where(known, value, jnp.inf),
+            grad=tree.select(known, grad, state.grad),
             num_evaluations=search.num_evaluations,
             outcome=search.outcome,
         )
-        updates = jax.tree.map(lambda u: jnp.where(moved, u, 0), updates)
-        return optax.tree.scale(kept.step, updates), tree.select(
-            moved, new_state, stayed
-        )
+        outputs = jax.tree.map(lambda u: jnp.where(moved, u, 0), scaled(kept.step))
+        return outputs, tree.select(moved, new_state, stayed)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -176,6 +176,35 @@ def test_a_bad_start_gives_no_step_and_harms_no_state(name):
     assert int(state.outcome) == outcome
     for field in ("count", "step", "slope", "value_scale", "approximate"):
         np.testing.assert_array_equal(getattr(state, field), getattr(before, field))
+    assert state.num_skipped == (outcome == SearchOutcome.NOT_FINITE)
+    # Whoever asks the state for value and gradient gets them, or is told to compute.
+    known = np.isfinite(value) and np.isfinite(grad)
+    assert float(state.value) == (value if known else np.inf)
+    np.testing.assert_array_equal(state.grad, np.full(3, grad if known else 0.0))
+
+
+@pytest.mark.parametrize("bad", ["value", "grad"])
+def test_goes_on_after_a_step_that_was_not_finite(bad):
+    tx = optax_nlcg.limited_memory_cg(3)
+
+    def fun(x):
+        return jnp.sum(jnp.cosh(x - jnp.arange(3.0)))
+
+    x = jnp.zeros(3)
+    state = tx.init(x)
+
+    @jax.jit
+    def step(x, state, spoil):
+        known = optax_nlcg.value_and_grad_from_state(fun)(x, state=state)
+        extra = dict(zip(("value", "grad"), known, strict=True))
+        extra[bad] *= jnp.where(spoil, jnp.nan, 1)
+        updates, state = tx.update(extra["grad"], state, x, value_fn=fun, **extra)
+        return optax.apply_updates(x, updates), state
+
+    for i in range(10):
+        x, state = step(x, state, i in (0, 2, 3))
+    assert optax.tree.get(state, "num_skipped") == 3
+    np.testing.assert_allclose(x, jnp.arange(3.0), atol=1e-3)
 
 
 def test_a_loss_that_is_nowhere_lower_gives_no_step():
