@@ -1,5 +1,6 @@
 """Gradient accumulation under which a line search sees the whole mini-batch's loss."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -59,7 +60,8 @@ def multi_steps(
 
     Raises:
         TypeError: if an argument is not what it should be.
-        ValueError: if ``every_k`` is less than one.
+        ValueError: if ``every_k`` is less than one; in ``init`` and ``update``, if some
+            parameters are real and others complex.
 
     Examples:
         >>> import jax.numpy as jnp, optax, optax_nlcg
@@ -78,12 +80,27 @@ def multi_steps(
     arguments.check_transformation("optimizer", optimizer)
     if not callable(every_k):
         arguments.check_number("every_k", every_k, low=1, integer=True)
-    inner = optax.MultiSteps(
-        optimizer, every_k, should_skip_update_fn=optax.skip_not_finite
-    )
+
+    def accumulator(params: Tree) -> optax.MultiSteps:
+        kinds = {jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)}
+        if len(kinds) > 1:
+            raise ValueError(
+                "multi_steps sums all gradients in one dtype: parameters must be all "
+                "real or all complex. Accumulate inside the loss function instead."
+            )
+        options: dict[str, Any] = {}
+        # Older Optax sums in the parameters' dtype, newer in float32 unless told.
+        if "accumulator_dtype" in inspect.signature(optax.MultiSteps).parameters:
+            dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+            options["accumulator_dtype"] = dtype
+        return optax.MultiSteps(
+            optimizer, every_k, should_skip_update_fn=optax.skip_not_finite, **options
+        )
 
     def init(params: Tree) -> MultiStepsState:
-        return MultiStepsState(inner.init(params), jnp.zeros((), scalar_dtype(params)))
+        return MultiStepsState(
+            accumulator(params).init(params), jnp.zeros((), scalar_dtype(params))
+        )
 
     def update(
         updates: Tree,
@@ -98,6 +115,7 @@ def multi_steps(
             total = jnp.where(count == 0, 0, value_sum) + value
             value_sum = total.astype(value_sum.dtype)
             extra_args["value"] = value_sum / (count + 1)
+        inner = accumulator(updates)
         updates, new = inner.update(updates, state.multi_steps, params, **extra_args)
         left_out = cast(dict, new.skip_state)["should_skip"]
         value_sum = jnp.where(left_out, state.value_sum, value_sum)

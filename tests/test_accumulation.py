@@ -94,6 +94,28 @@ def test_optax_multi_steps_shows_the_search_one_microbatch():
     assert np.max(np.abs(params["w"] - expected["w"])) > 1e-3
 
 
+@pytest.mark.parametrize("dtype", ["float64", "complex64", "complex128"])
+def test_sums_are_as_wide_as_the_parameters(dtype):
+    with jax.enable_x64(dtype != "complex64"):
+        rng = np.random.default_rng(1)
+        parts = rng.normal(size=(4, 3)) + 1j * rng.normal(size=(4, 3))
+        parts = parts.astype(dtype) if "complex" in dtype else parts.real
+        params = jnp.zeros(3, dtype)
+        optimizer = optax_nlcg.multi_steps(optax.sgd(1.0), 4)
+        state = optimizer.init(params)
+        for part in jnp.asarray(parts):
+            updates, state = optimizer.update(part, state, params, value=1.0)
+        assert updates.dtype == dtype
+        precision = 4 * np.finfo(dtype).eps
+        np.testing.assert_allclose(updates, -parts.mean(0), rtol=precision)
+
+
+def test_real_and_complex_parameters_cannot_be_mixed():
+    mixed = {"a": jnp.zeros(2), "z": jnp.zeros(2, jnp.complex64)}
+    with pytest.raises(ValueError, match="all real or all complex"):
+        optax_nlcg.multi_steps(optax.sgd(1.0), 4).init(mixed)
+
+
 @pytest.mark.parametrize("spoil", [0, 6, 7])
 def test_microbatch_that_is_not_finite_is_left_out(spoil):
     optimizer = optax_nlcg.multi_steps(OPTIMIZERS["step"](), NUM_MICROBATCHES)
