@@ -106,9 +106,9 @@ def scale_by_curvature_line_search(
 
     Returns:
         The transformation. ``update`` needs ``params`` and ``value_fn=``, this batch's
-        loss as a function of the parameters; ``grad=``, its gradient at ``params``,
-        saves one evaluation in steps without Hessian-vector product. The state holds
-        one copy of the parameters.
+        loss as a function of the parameters; ``grad=``, its gradient at ``params`` as
+        :func:`jax.grad` returns it, saves one evaluation in steps without
+        Hessian-vector product. The state holds one copy of the parameters.
 
         A step is skipped, with a zero update, and counted where slope or curvature is
         not finite, or where there is no curvature at all and ``max_step`` is infinite.
@@ -198,7 +198,7 @@ def scale_by_curvature_line_search(
             )
 
         def without_curvature():
-            g = _conjugate(jax.grad(value_fn)(params)) if grad is None else grad
+            g = _conjugate(jax.grad(value_fn)(params) if grad is None else grad)
             dots = products([(updates, updates), (g, updates), (g, previous)])
             return jnp.append(dots, 0)
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 from flax.training import train_state
 
@@ -37,7 +39,9 @@ class TrainState(train_state.TrainState):
         """Takes one step.
 
         Args:
-            grads: gradient, like ``params``. The optimizer gets it as ``grad`` too.
+            grads: gradient, like ``params``; that of complex parameters conjugated, as
+                Optax wants it. The optimizer gets it as ``grad`` too, as
+                :func:`jax.grad` returns it.
             value: loss at ``params``, scalar.
             value_fn: function of the parameters that returns this batch's loss.
             hessian_diagonal: diagonal of the Hessian, like ``params``.
@@ -47,7 +51,7 @@ class TrainState(train_state.TrainState):
             The new state.
         """
         extra_args = {
-            "grad": grads,
+            "grad": jax.tree.map(jnp.conj, grads),
             "value": value,
             "value_fn": value_fn,
             "hessian_diagonal": hessian_diagonal,

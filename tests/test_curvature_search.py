@@ -259,8 +259,8 @@ def test_a_complex_parameter_stands_for_two_real_ones(update_every):
     s = jnp.stack([z.real, z.imag])
     state, real_state = tx.init(z), tx.init(s)
     for _ in range(4):
-        grad = jnp.conj(jax.grad(fun)(z))  # as Optax wants it
-        updates, state = tx.update(grad, state, z, value_fn=fun, grad=grad)
+        grad = jax.grad(fun)(z)
+        updates, state = tx.update(jnp.conj(grad), state, z, value_fn=fun, grad=grad)
         z = optax.apply_updates(z, updates)
         updates, real_state = tx.update(
             jax.grad(real_fun)(s), real_state, s, value_fn=real_fun

@@ -72,6 +72,22 @@ def test_other_keywords_replace_fields():
     assert state.batch_stats == 7.0
 
 
+def test_complex_gradient_reaches_searches_as_jax_gives_it():
+    def fun(params):
+        return jnp.sum(jnp.abs(params["w"] - (1 + 2j)) ** 2)
+
+    state = TrainState.create(
+        apply_fn=None,
+        params={"w": jnp.zeros(2, jnp.complex64)},
+        tx=optax_nlcg.nonlinear_cg(),
+    )
+    value, grads = jax.value_and_grad(fun)(state.params)
+    state = state.apply_gradients(
+        grads=jax.tree.map(jnp.conj, grads), value=value, value_fn=fun
+    )
+    np.testing.assert_allclose(state.params["w"], np.full(2, 1 + 2j), rtol=1e-5)
+
+
 def test_missing_loss_is_named():
     state = make(optax_nlcg.nlcg(0.1))
     with pytest.raises(ValueError, match=r"update\(\.\.\., value=loss\)"):
