@@ -96,3 +96,21 @@ def require(stage: str, name: str, value: Any, *, what: str, how: str) -> None:
     """
     if value is None:
         raise ValueError(f"{stage} needs `{name}`, {what}: call `{how}`.")
+
+
+def check_whole(stage: str, params: Any) -> None:
+    """Checks that none of the parameters that the loss is a function of is masked.
+
+    Raises:
+        ValueError: if one is.
+    """
+
+    def is_masked(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
+        raise ValueError(
+            f"{stage} calls `value_fn` and needs all parameters, but some are masked: "
+            "put it outside `optax.masked` or `optax.partition`, and freeze parameters "
+            "by `optax.freeze` before it."
+        )

@@ -180,6 +180,7 @@ def scale_by_curvature_line_search(
             what="this batch's loss as a function of the parameters",
             how=how,
         )
+        arguments.check_whole(stage, params)
         tree.check_match(updates, state.previous_update, stage=stage)
         dtype = state.scale.dtype
         previous = state.previous_update

@@ -276,6 +276,7 @@ def scale_by_hessian_diagonal(
             what="the parameters at which the curvature is wanted",
             how="update(grads, state, params, value_fn=value_fn)",
         )
+        arguments.check_whole(stage, params)
 
         def refresh(state):
             key = jax.random.fold_in(jax.random.key(seed), state.count)
