@@ -1,5 +1,7 @@
 """The optimizers inside Optax's wrappers: what docs/wrappers.md says of each."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,16 +91,18 @@ def test_inject_hyperparams(name):
 
 
 def test_injected_schedules_are_followed():
-    def make(rate):
-        return optax_nlcg.nlcg(rate, line_search=optax.identity())
+    make = functools.partial(optax_nlcg.nlcg, line_search=optax.identity())
 
     def schedule(count):
         return 0.1 / (1 + count)
 
-    injected = train("nlcg", optax.inject_hyperparams(make)(schedule))
+    wrapped = optax.inject_hyperparams(optax_nlcg.nlcg)
+    injected = train("nlcg", wrapped(schedule, line_search=optax.identity()))
     assert_same(injected.params, train("nlcg", make(schedule)).params)
     np.testing.assert_allclose(
-        injected.state.hyperparams["rate"], schedule(NUM_STEPS - 1), rtol=1e-6
+        injected.state.hyperparams["learning_rate"],
+        schedule(NUM_STEPS - 1),
+        rtol=1e-6,
     )
 
 
