@@ -3,16 +3,17 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
 RUN = .venv/bin/python
 
-.PHONY: help demo test lint types docs package clean
+.PHONY: help demo test lint types notebooks docs package clean
 
 help:
-	@echo "make demo    train with NLCG against tuned baselines on an embedded data set"
-	@echo "make test    run the test suite"
-	@echo "make lint    check style (ruff)"
-	@echo "make types   check types (pyright)"
-	@echo "make docs    build the site in docs/_build"
-	@echo "make package build and try out what is published, in dist"
-	@echo "make clean   remove .venv and caches"
+	@echo "make demo      train with NLCG against tuned baselines on an embedded data set"
+	@echo "make test      run the test suite"
+	@echo "make lint      check style (ruff)"
+	@echo "make types     check types (pyright)"
+	@echo "make notebooks run the notebooks from top to bottom"
+	@echo "make docs      build the site in docs/_build"
+	@echo "make package   build and try out what is published, in dist"
+	@echo "make clean     remove .venv and caches"
 
 # One stamp a set of extras, so that `make demo` installs nothing that it does not need.
 .venv/bin/python:
@@ -37,6 +38,10 @@ lint: .venv/installed-dev
 types: .venv/installed-bench+flax+test .venv/installed-dev
 	.venv/bin/pyright
 
+# The site shows the copies with outputs where there are some.
+notebooks: .venv/installed-flax+notebooks
+	$(RUN) notebooks/execute.py --out docs/notebooks
+
 docs: .venv/installed-docs+flax
 	.venv/bin/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build
 
@@ -53,5 +58,6 @@ package: .venv/installed-dev
 		$(CURDIR)/.venv/bin/pyright --verifytypes optax_nlcg --ignoreexternal
 
 clean:
-	rm -rf .venv-package docs/_build .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv-package docs/_build docs/notebooks .venv .pytest_cache
+	rm -rf .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
