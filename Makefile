@@ -11,7 +11,7 @@ help:
 	@echo "make lint      check style (ruff)"
 	@echo "make types     check types (pyright)"
 	@echo "make notebooks run the notebooks from top to bottom"
-	@echo "make docs      build the site in docs/_build"
+	@echo "make docs      build the site in docs/_build/html"
 	@echo "make package   build and try out what is published, in dist"
 	@echo "make clean     remove .venv and caches"
 
@@ -43,7 +43,7 @@ notebooks: .venv/installed-flax+notebooks
 	$(RUN) notebooks/execute.py --out docs/notebooks
 
 docs: .venv/installed-docs+flax
-	.venv/bin/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build
+	.venv/bin/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
 
 # The wheel in an environment of its own: first with nothing else, then with the extra
 # that its public types mention.
