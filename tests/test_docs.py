@@ -1,18 +1,35 @@
-"""The code in the guide runs as it stands."""
+"""The site says what is so: its code runs, its API is complete, its files exist."""
 
+import enum
+import inspect
 import pathlib
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+import optax_nlcg
+from benchmarks import results_page
+from optax_nlcg import flax, parallel, reference
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+# ------------------------------------------------------------------------------
+#  Code
+# ------------------------------------------------------------------------------
+
+# Pages whose code is not run, and why.
+NOT_RUN = {"distributed": "it starts several processes"}
 
 
 def test_solver_page(capsys):
-    text = (DOCS / "solver.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    blocks = BLOCK.findall((DOCS / "solver.md").read_text())
     scope, results = {}, []
     for block in blocks:
         exec(block, scope)
@@ -25,3 +42,148 @@ def test_solver_page(capsys):
     steps = [float(scope["weight_norm"](ridge)) for ridge in (0.09, 0.11)]
     np.testing.assert_allclose(derivative, (steps[1] - steps[0]) / 0.02, rtol=0.05)
     assert "converged" in capsys.readouterr().out
+
+
+def guide(scope):
+    assert float(
+        scope["loss_fn"](scope["params"], scope["inputs"], scope["targets"])
+    ) < (0.2 * float(jnp.var(scope["targets"])))
+    assert scope["result"].converged
+    assert sum(scope["skipped"]) == 0
+
+
+def choosing(scope):
+    assert float(scope["loss"]) < np.log(2)  # that of the first step
+    assert scope["copies"](optax_nlcg.nlcg(0.1)) == 5  # as the page says
+
+
+def migrating(scope):
+    assert scope["result"].converged
+    assert scope["after"].converged
+    for ours, theirs in [
+        (scope["params"], jnp.ones(5)),
+        (scope["after"].params, scope["before"].value),
+        (scope["x_after"], scope["x_before"]),
+    ]:
+        np.testing.assert_allclose(ours, theirs, atol=5e-3)
+
+
+def faq(scope):
+    assert scope["step"]._cache_size() == 1
+
+
+def scaling(scope):
+    args = jnp.ones(3), scope["optimizer"].init(jnp.ones(3)), jnp.ones((16, 3))
+    params, _, value = scope["step"](*args)
+    assert bool((params < 1).all())
+    assert float(value) == 3.0
+
+
+CHECKS = {f.__name__: f for f in (guide, choosing, migrating, faq, scaling)}
+
+
+def scope_of(page):
+    """What a page takes for granted."""
+    if page != "scaling":
+        return {}
+    return {
+        "jax": jax,
+        "optax": optax,
+        "optax_nlcg": optax_nlcg,
+        "mesh": jax.make_mesh((jax.device_count(),), ("batch",), (AxisType.Auto,)),
+        "loss": lambda params, batch: jnp.mean(jnp.sum((params * batch) ** 2, -1)),
+    }
+
+
+@pytest.mark.parametrize("page", CHECKS)
+def test_code_of_page(page):
+    scope = scope_of(page)
+    blocks = BLOCK.findall((DOCS / f"{page}.md").read_text())
+    assert blocks
+    for block in blocks:
+        exec(block, scope)
+    CHECKS[page](scope)
+
+
+def test_code_of_every_page_is_run():
+    pages = {p.stem for p in DOCS.glob("*.md") if BLOCK.search(p.read_text())}
+    assert pages == {"solver", *CHECKS, *NOT_RUN}
+
+
+# ------------------------------------------------------------------------------
+#  API
+# ------------------------------------------------------------------------------
+
+
+def public_names():
+    """Public objects by dotted name; those of submodules where they are defined."""
+    names = {}
+    for module in optax_nlcg, parallel, reference, flax:
+        for name, value in vars(module).items():
+            home = getattr(value, "__module__", module.__name__)
+            ours = home == module.__name__ or module is optax_nlcg
+            if ours and not name.startswith("_") and not inspect.ismodule(value):
+                names[f"{module.__name__}.{name}"] = value
+    return names
+
+
+PUBLIC = public_names()
+
+
+def documented_names():
+    """Dotted names that the API page has directives for."""
+    names, module = set(), ""
+    text = re.sub(r",\s*\n\s+", ", ", (DOCS / "api.md").read_text())
+    for line in text.splitlines():
+        if match := re.match(r"\.\. (?:current|auto)module:: (\S+)", line):
+            module = match[1]
+        elif match := re.match(r"\.\. auto(?:function|class|data):: (\S+)", line):
+            names.add(f"{module}.{match[1]}")
+        elif match := re.match(r"\s+:members: (.+)", line):
+            names |= {f"{module}.{name.strip()}" for name in match[1].split(",")}
+    return names
+
+
+def test_public_names_are_found():
+    assert {
+        "optax_nlcg.nlcg",
+        "optax_nlcg.BETA_RULES",
+        "optax_nlcg.parallel.synchronize",
+        "optax_nlcg.reference.ml_ncg",
+        "optax_nlcg.flax.TrainState",
+    } <= set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_name_is_documented(name):
+    value = PUBLIC[name]
+    assert name in documented_names()
+    if isinstance(value, dict):  # its docstring is in the source
+        return
+    text = inspect.getdoc(value) or ""
+    needs = "Examples:"
+    if isinstance(value, type) and issubclass(value, tuple | enum.Enum):
+        needs = "Attributes:"
+    assert needs in text
+
+
+def test_api_page_names_what_exists():
+    for name in documented_names():
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(__import__(module, fromlist=["_"]), attribute), name
+
+
+# ------------------------------------------------------------------------------
+#  Results
+# ------------------------------------------------------------------------------
+
+
+def test_results_page():
+    page = results_page.page()
+    paths = re.findall(r"\{include\} (\S+)|\]\((\.\./[^)]+)\)", page)
+    paths = [a or b for a, b in paths]
+    assert len(paths) >= 8
+    for path in paths:
+        assert (DOCS / path).is_file(), path
+    for title in results_page.sections():
+        assert f"## {title}\n" in page

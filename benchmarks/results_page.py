@@ -1,0 +1,196 @@
+"""Writes the site's page of results from the committed result files.
+
+    python -m benchmarks.results_page
+
+prints the page; building the site writes it to `docs/results.md`, which is not
+committed and so cannot be out of date.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks import readme, report
+
+DOCS = readme.ROOT / "docs"
+FOLDER = readme.ROOT / readme.RESULTS
+
+INTRODUCTION = """\
+# Results
+
+Everything here is made from files in `benchmarks/results/`, each written by the
+command that stands with it. Results that speak against the method are here too. What is
+missing: the study at batch sizes of many thousand images with tuned baselines, several
+seeds, and the test set read once. The commands exist, in `benchmarks/`; it needs
+accelerators, and until it is made nothing is claimed of that regime beyond the runs
+shown.
+"""
+
+
+def from_docs(path: pathlib.Path | str) -> str:
+    """A path below the repository, as the page names it."""
+    return os.path.relpath(readme.ROOT / path, DOCS)
+
+
+def command(text: str) -> str:
+    """A command, as a block."""
+    return f"```sh\n{text}\n```\n"
+
+
+def include(path: str) -> str:
+    """The text of a result file."""
+    return f"```{{include}} {from_docs(readme.RESULTS / path)}\n```\n"
+
+
+def image(path: str, what: str) -> str:
+    """A plot of the results."""
+    return f"![{what}]({from_docs(readme.RESULTS / path)})\n"
+
+
+def from_readme(text: str) -> str:
+    """A section of the README, its pictures found from the docs."""
+    return re.sub(r"\]\(benchmarks/", "](../benchmarks/", text)
+
+
+def circumstances(rows: Mapping[str, Any]) -> str:
+    """Where a result file with one environment comes from."""
+    device = rows["device"]
+    if rows["platform"] == "cpu":
+        device = f"{rows['cpu_count']} CPU cores"
+    versions = ", ".join(f"{p} {rows['versions'][p]}" for p in ("jax", "optax"))
+    return f"({device}, {versions}, {rows['date'][:10]}.)\n"
+
+
+def curvature_cost() -> str:
+    """What estimators of curvature cost, against a gradient."""
+    results = json.loads((FOLDER / "curvature_cost/cpu-resnet8-b64.json").read_text())
+    header = "one step", "operations", "seconds", "memory"
+    header += (f"operations, one step in {results['refresh_every']}",)
+    lines = [
+        (
+            row["program"],
+            f"{row['flops_ratio']:.2f}",
+            f"{row['seconds_ratio']:.2f}",
+            f"{row['temporary_bytes_ratio']:.2f}",
+            f"{row['flops_averaged']:.2f}",
+        )
+        for row in results["rows"]
+    ]
+    return (
+        f"{results['model']} with batch norm, batch {results['batch_size']}, as "
+        f"multiples of one value and gradient:\n\n{report.markdown(header, lines)}\n\n"
+        f"{circumstances(results)}"
+    )
+
+
+def curvature_search() -> str:
+    """The search without a learning rate, against tuned rates."""
+    results = json.loads((FOLDER / "curvature_digits/results.json").read_text())
+    header = "batch", "labels at random", "step", "learning rate"
+    header += "test accuracy %", "training loss"
+    lines = [
+        (
+            str(row["batch_size"]),
+            f"{100 * row['label_noise']:.0f} %",
+            row["name"],
+            f"{row['learning_rate']:g}, {row['schedule']}" if row["tuned"] else "none",
+            f"{100 * row['test_accuracy']:.1f} ± {100 * row['test_accuracy_std']:.1f}",
+            f"{row['train_loss']:.3f}",
+        )
+        for row in results["rows"]
+        if not row["name"].startswith("refresh")
+    ]
+    trials = len(results["rates"]) * len(results["schedules"])
+    seeds = len(results["rows"][0]["seeds"])
+    return (
+        f"Handwritten digits, {results['num_epochs']} epochs. A tuned learning rate is "
+        f"the best of {trials} settings on a validation set; mean ± standard deviation "
+        f"over {seeds} other seeds:\n\n{report.markdown(header, lines)}\n\n"
+        f"{circumstances(results)}"
+    )
+
+
+def sections() -> dict[str, str]:
+    """The page by heading."""
+    run = ".venv/bin/python -m benchmarks"
+    return {
+        "Digits at growing batch sizes": from_readme(readme.digits()),
+        "Digits, sixteen trials for every optimizer": (
+            command(
+                f"{run}.sweep --config digits --batch-sizes 1137 \\\n"
+                "    --num-epochs 10 30 100 --num-validation 300 --num-trials 16 \\\n"
+                "    --seeds 1 2 3 4 5 --out benchmarks/results/sweep_digits"
+            )
+            + "\nFull batch, few steps; settings of the best trial, and its test "
+            "accuracy. `own` is the optimizer's own setting.\n\n"
+            + image("sweep_digits/accuracy.png", "Accuracy against the number of steps")
+            + "\n"
+            + include("sweep_digits/table.md")
+        ),
+        "The paper's protocol on CIFAR-100": (
+            command(
+                f"{run}.train --config cifar100_resnet32 --optimizer nlcg \\\n"
+                "    --data-dir data --eval-statistics running"
+            )
+            + "\n"
+            + from_readme(readme.cifar())
+        ),
+        "Settings of the Hessian diagonal": (
+            command(
+                f"{run}.curvature_ablation --reduced --seeds 0 1 2 \\\n"
+                "    --out benchmarks/results/curvature_ablation_digits"
+            )
+            + "\nThe small network on digits at full batch; one setting changed at a "
+            "time. The last column is the cost in gradients of a batch.\n\n"
+            + include("curvature_ablation_digits/table.md")
+        ),
+        "A step without a learning rate": (
+            command(f"{run}.curvature_digits --out benchmarks/results/curvature_digits")
+            + "\n"
+            + curvature_search()
+            + "\nThe same on CIFAR-100, reduced to what a CPU can do:\n\n"
+            + command(
+                f"{run}.curvature_cifar --reduced --seeds 1 2 \\\n"
+                "    --out benchmarks/results/curvature_cifar_reduced"
+            )
+            + "\n"
+            + include("curvature_cifar_reduced/table.md")
+        ),
+        "What curvature costs": (
+            command(f"{run}.curvature_cost --out benchmarks/results/curvature_cost")
+            + "\n"
+            + curvature_cost()
+        ),
+        "Full-batch solvers": (
+            command(f"{run}.solvers --out benchmarks/results/solvers")
+            + "\n"
+            + image("solvers/profile.png", "Share of problems solved against cost")
+            + "\nTables, timings, a physics-informed network and what else was tried "
+            "are in [the solver's guide](solver.md).\n"
+        ),
+        "Communication": (
+            "What updates and whole training steps send between devices, read off "
+            "compiled programs, is under [scaling](scaling.md).\n"
+        ),
+        "The input pipeline": (
+            command(
+                f"{run}.input_throughput --folder data/tiny-imagenet/train \\\n"
+                "    --out benchmarks/results/input_throughput"
+            )
+            + "\n"
+            + include("input_throughput/cpu.md")
+        ),
+    }
+
+
+def page() -> str:
+    """The whole page, in MyST Markdown."""
+    parts = [f"## {title}\n\n{text}" for title, text in sections().items()]
+    return "\n".join([INTRODUCTION, *parts])
+
+
+if __name__ == "__main__":
+    print(page())
