@@ -159,6 +159,12 @@ def sections() -> dict[str, str]:
             + "\n"
             + include("curvature_cifar_reduced/table.md")
         ),
+        "What an update costs": (
+            command(f"{run}.step_cost --out benchmarks/results/step_cost")
+            + "\nThe optimizer's own part of a step, on a CPU. `least passes` over the "
+            "parameters are those that its reads and writes need.\n\n"
+            + include("step_cost/cpu.md")
+        ),
         "What curvature costs": (
             command(f"{run}.curvature_cost --out benchmarks/results/curvature_cost")
             + "\n"
