@@ -19,10 +19,13 @@ class MultiStepsState(NamedTuple):
         multi_steps: state of :class:`optax.MultiSteps`; ``mini_step`` counts the
             microbatches of the current mini-batch.
         value_sum: sum of their losses, scalar, float32 or wider.
+        num_skipped: number of microbatches left out because their gradient was not
+            finite, int32 scalar.
     """
 
     multi_steps: optax.MultiStepsState
     value_sum: jax.Array
+    num_skipped: jax.typing.ArrayLike
 
 
 def multi_steps(
@@ -41,7 +44,7 @@ def multi_steps(
         f = \tfrac1k \textstyle\sum_i f_i .
 
     The calls in between return zero updates. A microbatch whose gradient is not finite
-    is left out, as if it had never come.
+    is left out, as if it had never come, and counted.
 
     ``value_fn`` and ``hessian_diagonal`` are handed over as they are: those of a
     mini-batch's last call are used, so they must be the whole mini-batch's. A search
@@ -99,7 +102,9 @@ def multi_steps(
 
     def init(params: Tree) -> MultiStepsState:
         return MultiStepsState(
-            accumulator(params).init(params), jnp.zeros((), scalar_dtype(params))
+            accumulator(params).init(params),
+            jnp.zeros((), scalar_dtype(params)),
+            jnp.zeros((), jnp.int32),
         )
 
     def update(
@@ -119,6 +124,7 @@ def multi_steps(
         updates, new = inner.update(updates, state.multi_steps, params, **extra_args)
         left_out = cast(dict, new.skip_state)["should_skip"]
         value_sum = jnp.where(left_out, state.value_sum, value_sum)
-        return updates, MultiStepsState(new, value_sum)
+        num_skipped = state.num_skipped + left_out.astype(jnp.int32)
+        return updates, MultiStepsState(new, value_sum, num_skipped)
 
     return optax.GradientTransformationExtraArgs(init, update)

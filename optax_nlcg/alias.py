@@ -214,8 +214,9 @@ def _limited_memory_direction(memory_size: int) -> optax.GradientTransformation:
 
     def update_fn(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         direction, new_state = lbfgs.update(updates, state, params)
-        (slope,) = tree.inner_products([(updates, direction)])
         # The search, which sees the gradient too, skips the step and counts it.
-        return direction, tree.select(jnp.isfinite(slope), new_state, state)
+        products = tree.inner_products([(updates, direction), (updates, updates)])
+        finite = jnp.all(jnp.isfinite(products))
+        return direction, tree.select(finite, new_state, state)
 
     return optax.GradientTransformation(init_fn, update_fn)

@@ -126,7 +126,9 @@ def scale_by_diagonal_bfgs(
 
         def correct(h, hs, y):
             corrected = jnp.abs(h - hs * (hs / safe_shs) + y * (y / safe_ys))
-            return jnp.where(curved, corrected, h).astype(h.dtype)
+            corrected = corrected.astype(h.dtype)
+            # An entry may overflow, in float16 above all; it would never come back.
+            return jnp.where(curved & jnp.isfinite(corrected), corrected, h)
 
         diagonal = tree.map_components(correct, state.diagonal, hs, y)
         new_state = DiagonalBfgsState(

@@ -256,8 +256,11 @@ def scale_by_curvature_line_search(
             step_length=step_length,
             previous_update=tree.cast_like(outputs, previous),
         )
+        # At a minimum the update is zero, and nothing is wrong.
+        measured = jnp.isfinite(gu) & jnp.isfinite(uhu) & jnp.isfinite(g_previous)
+        failed = ~finite & ~(measured & (uu == 0))
         kept_state = state._replace(
-            num_skipped=state.num_skipped + (~finite).astype(jnp.int32)
+            num_skipped=state.num_skipped + failed.astype(jnp.int32)
         )
         return outputs, tree.select(usable, new_state, kept_state)
 

@@ -215,13 +215,23 @@ def scale_by_conjugate_direction(
         if beta_bounds is not None:
             beta = jnp.clip(beta, *beta_bounds)
         descends = gz + beta * gp > 0  # false for NaN as well
+        # With P = I this is |d|^2: no entry of d overflows.
+        descends &= jnp.isfinite(gz + 2 * beta * gp + beta**2 * state.metric)
         beta = jnp.where(restart | ~descends, 0, beta)
 
-        def conjugate(z_leaf, p_leaf):
-            # Not z + 0 * p: p may hold what must be forgotten.
-            return z_leaf + jnp.where(beta == 0, 0, beta * p_leaf)
+        def conjugate(beta):
+            def leaf_direction(z_leaf, p_leaf):
+                # Not z + 0 * p: p may hold what must be forgotten.
+                return z_leaf + jnp.where(beta == 0, 0, beta * p_leaf)
 
-        direction = jax.tree.map(conjugate, z, state.direction)
+            return jax.tree.map(leaf_direction, z, state.direction)
+
+        direction = conjugate(beta)
+        fitting = tree.fits(direction, state.direction)
+        fitting &= tree.fits(direction, updates if params is None else params)
+        if fitting is not True:
+            beta = jnp.where(fitting, beta, 0)
+            direction = conjugate(beta)
         new_state = ConjugateDirectionState(
             count=optax.safe_increment(state.count),
             since_restart=jnp.where(beta == 0, 1, state.since_restart + 1),

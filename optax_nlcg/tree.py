@@ -138,6 +138,29 @@ def largest(tree: Tree, dtype: DTypeLike) -> jax.Array:
     return jnp.maximum(0, greatest_leaves([jax.tree.map(leaf_largest, tree)], dtype)[0])
 
 
+def fits(tree: Tree, like: Tree) -> bool | jax.Array:
+    """Whether a tree can be cast to the dtypes of another without overflow.
+
+    Only dtypes of a range like float16's are looked at: for others it costs nothing.
+
+    Args:
+        tree: tree of real or complex arrays.
+        like: tree of the same structure.
+
+    Returns:
+        True, or a bool scalar where there are leaves to look at.
+    """
+
+    def relative(x, y):
+        limit = float(jnp.finfo(y.dtype).max)
+        return jnp.abs(x).astype(jnp.float32) / limit if limit < 1e30 else None
+
+    narrow = jax.tree.map(relative, tree, like)
+    if not jax.tree.leaves(narrow):
+        return True
+    return largest(narrow, jnp.float32) <= 1
+
+
 def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> Tree:
     """Arrays for a state: like those of a tree, with one value everywhere.
 
