@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -172,3 +173,19 @@ def test_degenerate_trees(name, params):
         assert jax.tree.structure(updates) == jax.tree.structure(params)
         for leaf in jax.tree.leaves((params, updates)):
             assert jnp.all(jnp.isfinite(leaf))
+
+
+def test_a_checkpoint_in_the_middle_changes_nothing(name, tmp_path):
+    """What Orbax restores into the abstract state continues to the last bit."""
+    run = cases.unwrapped(name)
+    tx, step = cases.compiled(name)
+    saved = {"params": run.params, "state": run.state}
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "checkpoint", saved)
+        checkpointer.wait_until_finished()
+        params = cases.params_of()
+        abstract = jax.eval_shape(lambda p: {"params": p, "state": tx.init(p)}, params)
+        restored = checkpointer.restore(tmp_path / "checkpoint", abstract)
+    want = step(run.params, run.state)
+    got = step(restored["params"], restored["state"])
+    jax.tree.map(np.testing.assert_array_equal, got, want)

@@ -55,13 +55,8 @@ def train(name, tx, params=None, steps=NUM_STEPS, fun=cases.loss):
     return cases.train(case, tx, params, steps, fun)
 
 
-_runs = {}
-
-
 def unwrapped(name):
-    if name not in _runs:
-        _runs[name] = train(name, OPTIMIZERS[name]())
-    return _runs[name]
+    return cases.unwrapped(name, NUM_STEPS)
 
 
 def assert_same(got, want, rtol=2e-4, atol=2e-5):
@@ -70,8 +65,12 @@ def assert_same(got, want, rtol=2e-4, atol=2e-5):
     )
 
 
-@pytest.mark.parametrize("wrapper", NEUTRAL)
-@pytest.mark.parametrize("name", ["nlcg", "nonlinear_cg"])
+PAIRS = [("nlcg", wrapper) for wrapper in NEUTRAL]
+PAIRS += [("nonlinear_cg", wrapper) for wrapper in ("chain", "masked", "partition")]
+PAIRS += [("nonlinear_cg", wrapper) for wrapper in ("apply_if_finite", "MultiSteps")]
+
+
+@pytest.mark.parametrize(("name", "wrapper"), PAIRS)
 def test_changes_nothing_where_it_need_not(name, wrapper):
     run = train(name, NEUTRAL[wrapper](OPTIMIZERS[name]()))
     assert_same(run.params, unwrapped(name).params)
