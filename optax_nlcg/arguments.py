@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -79,6 +80,30 @@ def check_transformation(name: str, value: Any) -> None:
             f"`{name}` must be an Optax transformation such as `optax.identity()`, got "
             f"{value!r}."
         )
+
+
+def check_function(name: str, value: Any) -> None:
+    """Checks that an argument can be called.
+
+    Raises:
+        TypeError: if it cannot.
+    """
+    if not callable(value):
+        raise TypeError(f"`{name}` must be a function, got {value!r}.")
+
+
+def check_real_dtype(name: str, value: Any) -> None:
+    """Checks that an argument names a floating-point dtype.
+
+    Raises:
+        TypeError: if it does not.
+    """
+    try:
+        floating = jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise TypeError(f"`{name}` must be a floating-point dtype, got {value!r}.")
 
 
 def require(stage: str, name: str, value: Any, *, what: str, how: str) -> None:

@@ -153,6 +153,7 @@ def value_grad_and_hessian_diagonal(
 
         Liu et al., `Sophia <https://arxiv.org/abs/2305.14342>`_, 2023.
     """
+    arguments.check_function("fun", fun)
     arguments.check_choice("method", method, METHODS)
     arguments.check_number("num_probes", num_probes, low=1, integer=True)
     estimate = {

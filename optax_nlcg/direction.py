@@ -134,6 +134,8 @@ def scale_by_conjugate_direction(
         arguments.check_number(
             "restart_threshold", restart_threshold, low=0, low_open=True
         )
+    if accumulator_dtype is not None:
+        arguments.check_real_dtype("accumulator_dtype", accumulator_dtype)
     keeps_gradient = rule.needs_previous_gradient or restart_threshold is not None
 
     def buffer(leaf: jax.Array) -> jax.Array:

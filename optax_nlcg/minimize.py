@@ -201,6 +201,7 @@ def minimize(
         >>> bool(jnp.allclose(result.params, 1, atol=1e-2))
         True
     """
+    arguments.check_function("fun", fun)
     if solver is None:
         solver = limited_memory_cg()
     arguments.check_transformation("solver", solver)
@@ -208,6 +209,10 @@ def minimize(
     arguments.check_number("max_evaluations", max_evaluations, low=1, integer=True)
     if max_steps is not None:
         arguments.check_number("max_steps", max_steps, low=0, integer=True)
+    if callback is not None:
+        arguments.check_function("callback", callback)
+    if not isinstance(args, list | tuple):
+        raise TypeError(f"`args` must be a tuple of arguments, got {args!r}.")
     args = tuple(args)
     params = jax.tree.map(jnp.asarray, params)
     _check_function(fun, params, args, has_aux)

@@ -72,10 +72,7 @@ def synchronize(
         >>> float(value), float(grad)
         (5.0, -4.0)
     """
-    if not callable(value_fn):
-        raise TypeError(
-            f"`value_fn` must be a function of the parameters, got {value_fn!r}."
-        )
+    arguments.check_function("value_fn", value_fn)
     names = tuple(axis_name) if isinstance(axis_name, list | tuple) else (axis_name,)
 
     def mean(value: jax.Array, split_over: shards.Axes = ()) -> jax.Array:

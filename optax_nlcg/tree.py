@@ -209,7 +209,8 @@ def map_components(fn: Callable[..., jax.Array], *trees: Tree) -> Tree:
 
 def cast_like(tree: Tree, like: Tree) -> Tree:
     """Casts each leaf to the dtype of the corresponding leaf of another tree."""
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+    # NumPy's float64 is float32 here, unless JAX is told otherwise.
+    return jax.tree.map(lambda x, y: x.astype(jnp.result_type(y)), tree, like)
 
 
 def select(condition: jax.Array, on_true: Tree, on_false: Tree) -> Tree:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_nlcg import arguments
 from optax_nlcg.tree import Tree
 
 
@@ -28,6 +29,7 @@ def value_and_grad_from_state(
         They are computed only where the state's value is not finite.
 
     Raises:
+        TypeError: if ``value_fn`` is not a function.
         KeyError: when called, if several fields of the state are called ``value``.
         ValueError: when called, if none is called ``value`` or ``grad``.
 
@@ -45,6 +47,7 @@ def value_and_grad_from_state(
         >>> print(optax.apply_updates(x, updates))
         [1 1]
     """
+    arguments.check_function("value_fn", value_fn)
 
     def value_and_grad(
         params: Tree, *args: Any, state: Tree, **kwargs: Any

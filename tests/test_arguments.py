@@ -1,6 +1,10 @@
 """Bad arguments: each names itself, what came and what is allowed."""
 
+import functools
+import inspect
+
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -127,3 +131,224 @@ def test_value_must_be_a_scalar():
     x = jnp.ones(2)
     with pytest.raises(ValueError, match=r"scalar; got shape \(2,\)"):
         step().update(x, step().init(x), value=x)
+
+
+def number(*outside, optional=False):
+    """Bad values of a number, and the errors they give; ``outside`` its range."""
+    wrong = ["many", True, [1.0], 1j, *([] if optional else [None])]
+    return [(value, TypeError) for value in wrong] + [
+        (value, ValueError) for value in (np.nan, *outside)
+    ]
+
+
+def integer(*outside, optional=False):
+    wrong = ["many", True, [1], 1.5, *([] if optional else [None])]
+    return [(value, TypeError) for value in wrong] + [
+        (value, ValueError) for value in outside
+    ]
+
+
+def choice(optional=False):
+    wrong = ["something else", 1, *([] if optional else [None])]
+    return [(value, ValueError) for value in wrong]
+
+
+FLAG = [(value, TypeError) for value in (1, None, "yes")]
+TRANSFORMATION = [(value, TypeError) for value in (optax.sgd, "sgd", 0.1)]
+RULE = [("steepest", ValueError), (None, TypeError), (True, TypeError)]
+RULE += [(np.nan, ValueError), ([0.5], TypeError)]
+RATE = [("fast", TypeError), (None, TypeError)]
+RATE += [(-0.1, ValueError), (np.nan, ValueError)]
+BOUNDS = [(0.5, TypeError), ((0.0,), TypeError), ((1.0, 0.0), ValueError)]
+BOUNDS += [((0.0, "one"), TypeError), ((np.nan, 1.0), ValueError)]
+DTYPE = [("float33", TypeError), (jnp.int32, TypeError), (0.5, TypeError)]
+FUNCTION = [(value, TypeError) for value in (None, 1.0, "loss")]
+
+LOSS_SEARCH = {
+    "threshold": number(0.0, -1.0),
+    "loss_decay": number(1.0, -0.1),
+    "rollback": FLAG,
+    "growth": number(0.9),
+    "min_scale": number(0.0, 1.1),
+}
+
+
+def bowl(x):
+    return jnp.sum(x**2)
+
+
+# What must be given for the rest to be tried, and the bad values of each argument.
+CONSTRUCTORS = {
+    optax_nlcg.nlcg: (
+        {"learning_rate": 0.1},
+        {
+            "learning_rate": RATE,
+            "beta_rule": RULE,
+            "beta_bounds": BOUNDS,
+            "preconditioner": TRANSFORMATION,
+            "line_search": TRANSFORMATION,
+        },
+    ),
+    optax_nlcg.nonlinear_cg: (
+        {},
+        {
+            "beta_rule": RULE,
+            "preconditioner": TRANSFORMATION,
+            "line_search": TRANSFORMATION,
+        },
+    ),
+    optax_nlcg.limited_memory_cg: ({}, {"memory_size": integer(0, -1)}),
+    optax_nlcg.scale_by_conjugate_direction: (
+        {},
+        {
+            "preconditioner": TRANSFORMATION,
+            "beta_rule": RULE,
+            "beta_bounds": BOUNDS,
+            "restart_every": integer(0, -1, optional=True),
+            "restart_cycles": number(0.0, -1.0, optional=True),
+            "restart_threshold": number(0.0, -1.0, optional=True),
+            "accumulator_dtype": DTYPE,
+        },
+    ),
+    optax_nlcg.scale_by_diagonal_bfgs: (
+        {},
+        {
+            "initial": number(0.0, -1.0),
+            "eps": number(-1e-8),
+            "curvature_eps": number(-1e-8),
+        },
+    ),
+    optax_nlcg.scale_by_hessian_diagonal: (
+        {},
+        {
+            "estimator": choice(optional=True),
+            "decay": number(1.0, -0.1),
+            "update_every": integer(0, -1),
+            "num_probes": integer(0, -1),
+            "floor": number(0.0, -1.0),
+            "damping": number(-1.0),
+            "power": number(-1.0),
+            "normalize": FLAG,
+            "averaging": choice(),
+            "average_spatial": FLAG,
+            "seed": integer(),
+        },
+    ),
+    optax_nlcg.scale_by_step_line_search: (
+        {},
+        {"period": integer(0, -1), **LOSS_SEARCH},
+    ),
+    optax_nlcg.scale_by_online_line_search: ({}, LOSS_SEARCH),
+    optax_nlcg.scale_by_curvature_line_search: (
+        {},
+        {
+            "update_every": integer(0, -1),
+            "decay": number(1.0, -0.1),
+            "damping": number(-1.0),
+            "max_step": number(0.0, -1.0),
+        },
+    ),
+    optax_nlcg.scale_by_hager_zhang_line_search: (
+        {},
+        {
+            "sufficient_decrease": number(0.0, 0.5),
+            "curvature": number(0.05, 1.0),
+            "value_error": number(-1e-6),
+            "unit_step_tolerance": number(-0.1),
+            "max_trials": integer(0, -1),
+        },
+    ),
+    optax_nlcg.multi_steps: (
+        {"optimizer": optax.sgd(0.1), "every_k": 2},
+        {"optimizer": [*TRANSFORMATION, (None, TypeError)], "every_k": integer(0)},
+    ),
+    optax_nlcg.hessian_diagonal: (
+        {"fun": bowl, "params": np.ones(2), "key": None, "method": "exact"},
+        {"fun": FUNCTION, "method": choice(), "num_probes": integer(0)},
+    ),
+    optax_nlcg.value_grad_and_hessian_diagonal: (
+        {"fun": bowl},
+        {"fun": FUNCTION, "method": choice(), "num_probes": integer(0)},
+    ),
+    optax_nlcg.value_and_grad_from_state: (
+        {"value_fn": bowl},
+        {"value_fn": FUNCTION},
+    ),
+    optax_nlcg.minimize: (
+        {"fun": bowl, "params": np.ones(2)},
+        {
+            "fun": FUNCTION,
+            "params": [(np.arange(2), TypeError)],
+            "args": [(3.0, TypeError)],
+            "solver": TRANSFORMATION,
+            "tol": number(-1.0),
+            "max_steps": integer(-1, optional=True),
+            "max_evaluations": integer(0),
+            "callback": [("print", TypeError), (1.0, TypeError)],
+        },
+    ),
+    optax_nlcg.parallel.synchronize: (
+        {"value_fn": bowl, "axis_name": "data"},
+        {"value_fn": FUNCTION},
+    ),
+    optax_nlcg.parallel.over_shards: (
+        {"optimizer": optax.sgd(0.1), "specs": None},
+        {"optimizer": [*TRANSFORMATION, (None, TypeError)]},
+    ),
+    optax_nlcg.reference.ml_ncg: (
+        {"learning_rate": 0.1},
+        {
+            "learning_rate": RATE,
+            "update_rule": choice(),
+            "precondition": choice(),
+            "line_search": choice(),
+            "period": integer(0, -1),
+            "threshold": number(0.0, -1.0),
+            "base_read": choice(),
+            "lars_lr": number(0.0, -1.0, optional=True),
+        },
+    ),
+    optax_nlcg.reference.scale_by_lars: ({}, {"lars_lr": number(0.0, -1.0)}),
+}
+
+# Truth values as in `jax.value_and_grad`, and what JAX itself checks with the arrays.
+UNCHECKED = {"has_aux", "record_history", "axis_name", "specs", "key"}
+UNCHECKED_OF = {"hessian_diagonal": {"params"}}
+
+BAD = [
+    (function, given, argument, value, error)
+    for function, (given, arguments) in CONSTRUCTORS.items()
+    for argument, values in arguments.items()
+    for value, error in values
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "argument", "value", "error"),
+    BAD,
+    ids=[f"{bad[0].__name__}-{bad[2]}-{i}" for i, bad in enumerate(BAD)],
+)
+def test_every_argument(function, given, argument, value, error):
+    with pytest.raises(error, match=rf"`{argument}\b") as caught:
+        function(**given | {argument: value})
+    assert "got" in str(caught.value) or repr(value) in str(caught.value)
+
+
+def test_no_argument_is_forgotten():
+    public = [
+        getattr(module, name)
+        for module in (optax_nlcg, optax_nlcg.parallel, optax_nlcg.reference)
+        for name in dir(module)
+        if not name.startswith("_")
+    ]
+    functions = {
+        function
+        for function in public
+        if inspect.isfunction(function) and function.__module__.startswith("optax_nlcg")
+    }
+    assert functions == set(CONSTRUCTORS)
+    for function, (given, arguments) in CONSTRUCTORS.items():
+        names = set(inspect.signature(function).parameters) - UNCHECKED
+        names -= UNCHECKED_OF.get(function.__name__, set())
+        assert names == set(arguments), function.__name__
+        functools.partial(function, **given)()  # and these are right

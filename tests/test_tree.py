@@ -102,3 +102,8 @@ def test_full_like():
     )
     assert all(bool((x == 2).all()) for x in jax.tree.leaves(full))
     assert tree.full_like(like["a"], 0, jnp.float32).dtype == jnp.float32
+
+
+def test_double_precision_of_numpy_is_single_precision_here():
+    cast = tree.cast_like({"w": jnp.ones(2)}, {"w": np.ones(2)})
+    assert cast["w"].dtype == jnp.float32
