@@ -42,6 +42,7 @@ intersphinx_mapping = {}
 suppress_warnings = ["myst.header"]
 # `make notebooks` runs them.
 nb_execution_mode = "off"
+nb_merge_streams = True
 
 
 def _sources(notebook):

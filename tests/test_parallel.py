@@ -443,7 +443,7 @@ def test_what_cannot_be_done_on_parts_is_refused():
         with pytest.raises(ValueError, match=message):
             tx.update(params, tx.init(params), params, value_fn=lambda p: 0.0)
     tx = parallel.over_shards(optax_nlcg.nlcg(0.1), {"v": P()})
-    with pytest.raises(ValueError, match="(?i)dict"):
+    with pytest.raises(ValueError, match=r"(?i)dict"):
         tx.init(params)
     with pytest.raises(TypeError, match="`optimizer` must be an Optax"):
         parallel.over_shards(optax_nlcg.nlcg, None)
