@@ -27,10 +27,10 @@ def searched(search):
 OPTIMIZERS = {
     "direction": direction,
     "direction_hz": lambda: direction(
-        optax_nlcg.scale_by_diagonal_bfgs(), beta_rule="hager_zhang"
-    ),
-    "direction_restarts": lambda: direction(
-        beta_rule="polak_ribiere", restart_every=5, restart_threshold=0.2
+        optax_nlcg.scale_by_diagonal_bfgs(),
+        beta_rule="hager_zhang",
+        restart_every=5,
+        restart_threshold=0.2,
     ),
     "bfgs": lambda: optax.chain(optax_nlcg.scale_by_diagonal_bfgs(), descent(0.1)),
     "diagonal_given": lambda: direction(
@@ -40,16 +40,12 @@ OPTIMIZERS = {
         optax_nlcg.scale_by_hessian_diagonal(update_every=2)
     ),
     "step": lambda: searched(optax_nlcg.scale_by_step_line_search()),
-    "step_no_rollback": lambda: searched(
-        optax_nlcg.scale_by_step_line_search(rollback=False)
-    ),
-    "online": lambda: searched(optax_nlcg.scale_by_online_line_search()),
+    "online": lambda: searched(optax_nlcg.scale_by_online_line_search(rollback=False)),
     "curvature": lambda: searched(
         optax_nlcg.scale_by_curvature_line_search(update_every=2)
     ),
     "hager_zhang": lambda: searched(optax_nlcg.scale_by_hager_zhang_line_search()),
     "nlcg": lambda: optax_nlcg.nlcg(0.1),
-    "nlcg_hz": lambda: optax_nlcg.nlcg(0.1, beta_rule="hager_zhang"),
     "nonlinear_cg": optax_nlcg.nonlinear_cg,
     "limited_memory_cg": lambda: optax_nlcg.limited_memory_cg(3),
     "multi_steps": lambda: optax_nlcg.multi_steps(optax_nlcg.nlcg(0.1), 2),

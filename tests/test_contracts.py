@@ -163,10 +163,14 @@ def test_explicit_mesh(name):
                 assert x.sharding.spec == jax.typeof(y).sharding.spec
 
 
-@pytest.mark.parametrize("params", [{}, jnp.ones(()), (), [jnp.ones((0, 3))]])
+@pytest.mark.parametrize(
+    "params",
+    [{}, jnp.zeros(()), {"empty": jnp.ones((0, 3)), "none": None, "w": jnp.zeros(2)}],
+    ids=["empty", "scalar", "empty leaf"],
+)
 def test_degenerate_trees(name, params):
     tx = cases.OPTIMIZERS[name]()
-    step = cases.make_step(name, tx)
+    step = cases.jit(cases.make_step(name, tx))
     state = tx.init(params)
     for _ in range(2):
         params, state, _, updates = step(params, state)

@@ -81,7 +81,7 @@ def test_training_recovers(name, event, bad, at):
     assert np.isfinite(losses).all()
     assert losses[-1] < (0.7 if "lars" in name else 1e-2) * losses[0]
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state))
-    searches_loss = name in ("step", "step_no_rollback", "online")
+    searches_loss = name in ("step", "online")
     if event == "everything" or (event == "gradient" and not searches_loss):
         assert num_skipped(state) >= len(at)
 
@@ -122,7 +122,7 @@ def test_zero_gradient(name):
 def test_squares_that_do_not_fit(name, factor):
     """Gradients whose squares leave float32 are skipped, or taken as they are."""
     losses, state, _ = spoiled_run(name, EVENTS["everything"], factor, (2,))
-    if factor < 1 or name not in ("bfgs", "step", "step_no_rollback", "online"):
+    if factor < 1 or name not in ("bfgs", "step", "online"):
         assert np.isfinite(losses).all()
         assert losses[-1] < (0.9 if "lars" in name else 0.1) * losses[0]
         assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state))
@@ -133,23 +133,25 @@ def test_squares_that_do_not_fit(name, factor):
 RULES = list(optax_nlcg.BETA_RULES)
 
 
-@pytest.mark.parametrize("exponent", [-30, 30])
-@pytest.mark.parametrize("rule", RULES)
-def test_scales_in_double_precision(rule, exponent):
+@pytest.mark.parametrize("rule", ["fletcher_reeves", "hager_zhang"])
+def test_scales_in_double_precision(rule):
     """Loss and gradient times c, steps divided by c: the same trajectory."""
     with jax.enable_x64(True):
         params = cases.params_of("float64")
         runs = []
-        for c in (1.0, 10.0**exponent):
+        for c in (1e-30, 1.0, 1e30):
             tx = optax.chain(
                 optax_nlcg.scale_by_conjugate_direction(beta_rule=rule),
                 optax.scale(-0.02 / c),
                 optax_nlcg.scale_by_step_line_search(),
             )
             runs.append(_trajectory(tx, params, lambda p, c=c: c * cases.loss(p)))
-        jax.tree.map(
-            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12), *runs
-        )
+        for run in runs[1:]:
+            jax.tree.map(
+                lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12),
+                run,
+                runs[0],
+            )
 
 
 def _trajectory(tx, params, fun, steps=6):
