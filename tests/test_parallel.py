@@ -290,7 +290,9 @@ def test_state_is_sharded_like_the_parameters(name):
 
     @jit
     def step(params, state):
-        value_fn = lambda p: loss(p, xs[0], ys[0])  # noqa: E731
+        def value_fn(p):
+            return loss(p, xs[0], ys[0])
+
         value, grads = jax.value_and_grad(value_fn)(params)
         return tx.update(
             grads, state, params, value=value, grad=grads, value_fn=value_fn
@@ -357,7 +359,10 @@ def test_synchronize(mode):
 def test_the_plain_mean_of_losses_has_another_gradient(mode):
     """Why `synchronize` is there; only `check_vma=True` makes do without."""
     xs = jnp.arange(16.0).reshape(16, 1)
-    local = lambda w, x: jax.grad(lambda w: jax.lax.pmean(jnp.mean(w * x), "d"))(w)  # noqa: E731
+
+    def local(w, x):
+        return jax.grad(lambda w: jax.lax.pmean(jnp.mean(w * x), "d"))(w)
+
     grads = on_every_device(local, mode, jnp.ones(()), xs)
     same = np.allclose(grads, np.mean(xs))
     assert same == (mode == "check_vma")
