@@ -18,21 +18,17 @@ of the row in benchmarks/results/tiny_imagenet_cpu/results.jsonl.
         --schedule constant
 """
 
+import dataclasses
+
 from benchmarks.config import Config
+from benchmarks.configs import imagenet_resnet50
 
 
 def get_config() -> Config:
-    """Returns the config."""
-    return Config(
-        dataset="image_folder",
-        model="resnet50",
+    """Returns the config: ImageNet's, for smaller images and fewer of them."""
+    return dataclasses.replace(
+        imagenet_resnet50.get_config(),
         image_size=64,
         batch_size=5_120,
         num_microbatches=20,
-        num_workers=16,
-        num_epochs=90,
-        schedule="linear",
-        l2=1e-4,
-        label_smoothing=0.1,
-        checkpoint_every=100,
     )
