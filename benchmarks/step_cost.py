@@ -4,8 +4,8 @@
 
 For each optimizer and number of parameters it compiles `update` and `apply_updates`
 with everything donated, counts the bytes that the program must move (every argument
-read once, every result written once) and those that XLA says it accesses, and times it,
-all optimizers in turns so that a busy machine hurts all alike. The memory bandwidth is
+read once, every result written once) and those that XLA says it accesses, and times it
+in turns with AdamW's, so that a busy machine hurts both alike. The memory bandwidth is
 that of a copy, measured in the same run; a floor is the least time in which the bytes
 that must be moved can be.
 """
@@ -134,33 +134,32 @@ def bandwidth(num_bytes: int = 2**28, repeats: int = 7) -> float:
 
 def measure(num_parameters: int, rounds: int, times: int) -> list[dict[str, Any]]:
     """Times all optimizers at one size; one row each."""
-    rows = {}
+    rows = []
     speed = bandwidth()
-    seconds: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
     for name in OPTIMIZERS:
-        # One at a time: the largest do not fit beside each other.
+        # Two at a time: all do not fit beside each other.
         update = Update(name, num_parameters)
         reference = Update("adamw", num_parameters)
-        ratios = []
-        for _ in range(rounds + 1):
-            seconds[name].append(update.run(times))
-            ratios.append(seconds[name][-1] / reference.run(times))
-        rows[name] = {
-            "optimizer": name,
-            "num_parameters": num_parameters,
-            "state_copies": update.copies,
-            "least_bytes": update.least_bytes,
-            "bytes_accessed": update.bytes_accessed,
-            # The first round warms caches up.
-            "seconds": statistics.median(seconds[name][1:]),
-            "over_adamw": statistics.median(ratios[1:]),
-            "over_floor": statistics.median(seconds[name][1:])
-            * speed
-            / update.least_bytes,
-            "bandwidth": speed,
-        }
-        print(f"{num_parameters:>12,} {name:36} {rows[name]['over_adamw']:.2f} x adamw")
-    return list(rows.values())
+        timings = [
+            (update.run(times), reference.run(times)) for _ in range(rounds + 1)
+        ][1:]  # the first warms caches up
+        seconds = statistics.median(own for own, _ in timings)
+        rows.append(
+            {
+                "optimizer": name,
+                "num_parameters": num_parameters,
+                "state_copies": update.copies,
+                "least_bytes": update.least_bytes,
+                "bytes_accessed": update.bytes_accessed,
+                "seconds": seconds,
+                "over_adamw": statistics.median(a / b for a, b in timings),
+                "over_floor": seconds * speed / update.least_bytes,
+                "bandwidth": speed,
+            }
+        )
+        ratio = rows[-1]["over_adamw"]
+        print(f"{num_parameters:>12,} {name:36} {ratio:.2f} x adamw")
+    return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
