@@ -115,8 +115,6 @@ class Checkpoints:
           record: what to know of the run besides; goes into a JSON file.
           score: the higher, the better the checkpoint; None if it is not known.
         """
-        if step == self._manager.latest_step():
-            return
         args = self._ocp.args
         self._manager.save(
             step,

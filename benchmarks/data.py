@@ -239,6 +239,24 @@ def batch_indices(
     return np.concatenate(epochs)[offset : offset + batch_size]
 
 
+def part_of_batch(
+    batch_size: int, process_index: int, process_count: int
+) -> tuple[int, int]:
+    """The start and the end of one process's part of a mini-batch."""
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index must be in [0, process_count), got {process_index} with "
+            f"process_count {process_count}"
+        )
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            "batch_size must be a positive multiple of process_count "
+            f"{process_count}, got {batch_size}"
+        )
+    size = batch_size // process_count
+    return process_index * size, (process_index + 1) * size
+
+
 # ------------------------------------------------------------------------------
 #  Augmentation and standardisation, on the device
 # ------------------------------------------------------------------------------

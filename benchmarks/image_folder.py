@@ -156,7 +156,7 @@ def training_batches(
             "first_step and num_steps must not be negative, "
             f"got {first_step} and {num_steps}"
         )
-    part = _part(batch_size, process_index, process_count)
+    part = data.part_of_batch(batch_size, process_index, process_count)
     chunks = _Chunks(
         listing, image_size, seed, batch_size, first_step, num_steps, *part
     )
@@ -193,26 +193,10 @@ def evaluation_batches(
     Raises:
       ValueError: an argument is out of range; or, while reading, an image is damaged.
     """
-    part = _part(batch_size, process_index, process_count)
+    part = data.part_of_batch(batch_size, process_index, process_count)
     num_steps = -(-len(listing) // batch_size)
     chunks = _Chunks(listing, image_size, None, batch_size, 0, num_steps, *part)
     return _read_batches(chunks, num_workers, num_threads)
-
-
-def _part(batch_size: int, process_index: int, process_count: int) -> tuple[int, int]:
-    """The start and the end of one process's part of a mini-batch."""
-    if not 0 <= process_index < process_count:
-        raise ValueError(
-            f"process_index must be in [0, process_count), got {process_index} with "
-            f"process_count {process_count}"
-        )
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            "batch_size must be a positive multiple of process_count "
-            f"{process_count}, got {batch_size}"
-        )
-    size = batch_size // process_count
-    return process_index * size, (process_index + 1) * size
 
 
 def _read_batches(chunks: _Chunks, num_workers: int, num_threads: int) -> Batches:

@@ -144,15 +144,12 @@ def _open_folder(config: Config) -> Source:
     )
 
 
-def part_of_process(array: np.ndarray) -> np.ndarray:
-    """Cuts out what this process's devices hold of an array shared out over all."""
-    size, rest = divmod(len(array), jax.process_count())
-    if rest:
-        raise ValueError(
-            f"a batch of {len(array)} cannot be shared out over "
-            f"{jax.process_count()} processes: make batch_size a multiple of it"
-        )
-    return array[jax.process_index() * size :][:size]
+def part_of_process(batch: np.ndarray) -> np.ndarray:
+    """Cuts out what this process's devices hold of a batch shared out over all."""
+    first, last = data.part_of_batch(
+        len(batch), jax.process_index(), jax.process_count()
+    )
+    return batch[first:last]
 
 
 # ------------------------------------------------------------------------------

@@ -97,14 +97,13 @@ def structure(config: Config) -> Config:
 def compile_programs(
     config: Config,
     dtype: str,
-    devices: tuple[Any, ...],
+    mesh: Mesh,
     num_classes: int,
     image_shape: tuple[int, int, int],
     resident_like: Tree,
     element: Tree,
 ) -> Programs:
     """Compiles what a run needs; nothing here depends on values in the config."""
-    mesh = Mesh(np.array(devices), ("data",))
     everywhere, shared_out = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     model = models.build(config.model, num_classes, np.dtype(dtype))
     hyper = hyperparameters(config, np.float32(0))
@@ -221,13 +220,14 @@ def train(config: Config) -> dict[str, Any]:
     programs = compile_programs(
         structure(config),
         dtype.name,
-        tuple(devices),
+        mesh,
         source.num_classes,
         source.image_shape,
         tuple(like(x, everywhere) for x in source.resident),
         source.element,
     )
-    state = programs.init(hyperparameters(config, rates[0]))
+    hyper = hyperparameters(config, rates[0])
+    state = programs.init(hyper)
     compile_seconds = time.perf_counter() - start
 
     def evaluate(state):
@@ -236,8 +236,7 @@ def train(config: Config) -> dict[str, Any]:
             # As training would go on: on the next mini-batch.
             step = int(state.step)
             following = next_batch(source.batches(step, step + 1))
-            seed = np.int32(config.seed)
-            statistics = programs.statistics(state, resident, following, seed)
+            statistics = programs.statistics(state, resident, following, hyper.seed)
         eval_batch = -(-EVAL_BATCH // mesh.size) * mesh.size
         batches = map(share_out, source.evaluation_batches(eval_batch))
         return evaluation.evaluate(programs.sums, state.average, statistics, batches)
@@ -268,7 +267,7 @@ def train(config: Config) -> dict[str, Any]:
     for step in range(first_step, total_steps):
         refresh = step % config.refresh_every == 0
         step_fn, cost = programs.refresh_step if refresh else programs.step
-        hyper = hyperparameters(config, rates[step])
+        hyper = hyper._replace(learning_rate=rates[step])
         state, scalars = step_fn(state, resident, next_batch(batches), hyper)
         steps_done = step + 1
         spent += cost
