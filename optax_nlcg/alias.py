@@ -8,9 +8,9 @@ import optax
 
 from optax_nlcg import arguments, tree
 from optax_nlcg.beta import BetaRule
-from optax_nlcg.bfgs import scale_by_diagonal_bfgs
+from optax_nlcg.bfgs import DiagonalBfgsState, scale_by_diagonal_bfgs
 from optax_nlcg.direction import scale_by_conjugate_direction
-from optax_nlcg.loss_search import scale_by_step_line_search
+from optax_nlcg.loss_search import LossLineSearchState, scale_by_step_line_search
 from optax_nlcg.tree import Tree
 from optax_nlcg.wolfe_search import scale_by_hager_zhang_line_search
 
@@ -76,13 +76,61 @@ def nlcg(
     if line_search is None:
         line_search = scale_by_step_line_search()
     arguments.check_transformation("line_search", line_search)
-    return optax.chain(
-        scale_by_conjugate_direction(
-            preconditioner, beta_rule=beta_rule, beta_bounds=beta_bounds
-        ),
-        optax.scale_by_learning_rate(learning_rate),
-        line_search,
+    return _share_previous_step(
+        optax.chain(
+            scale_by_conjugate_direction(
+                preconditioner, beta_rule=beta_rule, beta_bounds=beta_bounds
+            ),
+            optax.scale_by_learning_rate(learning_rate),
+            line_search,
+        )
     )
+
+
+def _share_previous_step(
+    optimizer: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps the last step once where both diagonal BFGS and the search want it.
+
+    BFGS remembers the parameters of the last step; the update that the search takes a
+    part of back is their difference from those of this step.
+    """
+
+    def shares(state: Tree) -> bool:
+        direction, _, search = state
+        return isinstance(direction.preconditioner, DiagonalBfgsState) and isinstance(
+            search, LossLineSearchState
+        )
+
+    def forget(state: Tree) -> Tree:
+        direction, rate, search = state
+        return direction, rate, search._replace(previous_update=None)
+
+    def recall(state: Tree, params: Tree) -> Tree:
+        direction, rate, search = state
+        bfgs = direction.preconditioner
+        step = jax.tree.map(
+            # Without a step before there are no parameters of it.
+            lambda x, old: jnp.where(bfgs.count > 0, x - old, 0),
+            params,
+            bfgs.previous_params,
+        )
+        return direction, rate, search._replace(previous_update=step)
+
+    def init_fn(params: Tree) -> Tree:
+        state = optimizer.init(params)
+        return forget(state) if shares(state) else state
+
+    def update_fn(
+        updates: Tree, state: Tree, params: Tree = None, **extra_args: Any
+    ) -> tuple[Tree, Tree]:
+        if not shares(state) or params is None:
+            return optimizer.update(updates, state, params, **extra_args)
+        full = recall(state, params)
+        updates, state = optimizer.update(updates, full, params, **extra_args)
+        return updates, forget(state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def nonlinear_cg(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_nlcg import arguments, tree
+from optax_nlcg.preconditioner import Preconditioner
 from optax_nlcg.tree import Tree
 
 
@@ -32,7 +33,7 @@ class DiagonalBfgsState(NamedTuple):
 
 def scale_by_diagonal_bfgs(
     initial: float = 1.0, eps: float = 1e-8, curvature_eps: float = 1e-8
-) -> optax.GradientTransformationExtraArgs:
+) -> Preconditioner:
     r"""Divides by the diagonal of a BFGS approximation of the Hessian.
 
     With :math:`s` the step that was really taken, the difference of the parameters, and
@@ -102,6 +103,9 @@ def scale_by_diagonal_bfgs(
         updates: Tree,
         state: Tree,
         params: Tree = None,
+        *,
+        refresh: bool = True,
+        mask: bool = True,
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
         del extra_args
@@ -113,10 +117,29 @@ def scale_by_diagonal_bfgs(
             how="update(grads, state, params)",
         )
         tree.check_match(updates, state.diagonal, stage=stage)
-        s = jax.tree.map(jnp.subtract, params, state.previous_params)
-        y = jax.tree.map(jnp.subtract, updates, state.previous_gradient)
-        hs = tree.map_components(jnp.multiply, state.diagonal, s)
+
+        def divide(diagonal):
+            z = tree.map_components(lambda g, h: g / (h + eps), updates, diagonal)
+            return tree.cast_like(z, params)
+
+        if not refresh:
+            return divide(state.diagonal), state
+
+        def differences(state):
+            s = jax.tree.map(jnp.subtract, params, state.previous_params)
+            y = jax.tree.map(jnp.subtract, updates, state.previous_gradient)
+            return s, y, tree.map_components(jnp.multiply, state.diagonal, s)
+
+        s, y, hs = differences(state)
         ys, shs = tree.inner_products([(y, s), (hs, s)], tree.scalar_dtype(params))
+        # The differences once more, from buffers that the compiler takes for others: it
+        # would keep those of the first pass in memory until the second. Not from other
+        # parameters: whoever calls may want to compare the old ones with the new.
+        state = state._replace(
+            diagonal=tree.conceal(state.diagonal),
+            previous_gradient=tree.conceal(state.previous_gradient),
+        )
+        s, y, hs = differences(state)
 
         # Every entry of g takes part in y's, also where s = 0: 0 * Inf is NaN.
         finite = jnp.isfinite(ys)
@@ -138,7 +161,8 @@ def scale_by_diagonal_bfgs(
             previous_params=params,
             previous_gradient=tree.cast_like(updates, state.previous_gradient),
         )
-        z = tree.map_components(lambda g, h: g / (h + eps), updates, diagonal)
-        return tree.skip_unless(finite, tree.cast_like(z, params), new_state, state)
+        z = divide(diagonal)
+        masked, new_state = tree.skip_unless(finite, z, new_state, state)
+        return masked if mask else z, new_state
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return Preconditioner(init_fn, update_fn)

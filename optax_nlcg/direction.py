@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from optax_nlcg import arguments, tree
 from optax_nlcg.beta import BetaRule, InnerProducts, get_beta_rule
+from optax_nlcg.preconditioner import Preconditioner
 from optax_nlcg.tree import Tree
 
 
@@ -123,6 +124,7 @@ def scale_by_conjugate_direction(
         preconditioner = optax.identity()
     arguments.check_transformation("preconditioner", preconditioner)
     precondition = optax.with_extra_args_support(preconditioner)
+    keeps_finite = isinstance(preconditioner, Preconditioner)
     rule = get_beta_rule(beta_rule)
     if beta_bounds is not None:
         _check_bounds(beta_bounds)
@@ -166,8 +168,10 @@ def scale_by_conjugate_direction(
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
         tree.check_match(updates, state.direction, stage=stage)
+        # Whether all is finite will show in g'z.
+        first = extra_args | ({"mask": False} if keeps_finite else {})
         z, preconditioner_state = precondition.update(
-            updates, state.preconditioner, params, **extra_args
+            updates, state.preconditioner, params, **first
         )
 
         pairs = {"gz": (updates, z), "gp": (updates, state.direction)}
@@ -177,10 +181,9 @@ def scale_by_conjugate_direction(
             if rule.needs_preconditioned_difference:
                 # The same P once more, so: the state after its update, and no
                 # news of the curvature that would change it.
-                no_refresh = extra_args | {"hessian_diagonal": None}
-                py, _ = precondition.update(
-                    y, preconditioner_state, params, **no_refresh
-                )
+                again = first | {"hessian_diagonal": None}
+                again |= {"refresh": False} if keeps_finite else {}
+                py, _ = precondition.update(y, preconditioner_state, params, **again)
                 pairs["ypy"] = (y, py)
         dtype = state.gz.dtype
         zero = jnp.zeros((), dtype)
@@ -251,7 +254,11 @@ def scale_by_conjugate_direction(
             preconditioner=preconditioner_state,
         )
         outputs = tree.cast_like(direction, updates if params is None else params)
-        return tree.skip_unless(finite, outputs, new_state, state)
+        outputs, state = tree.skip_unless(finite, outputs, new_state, state)
+        if keeps_finite:
+            # Not selected: the old one would have to be kept until here.
+            state = state._replace(preconditioner=preconditioner_state)
+        return outputs, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

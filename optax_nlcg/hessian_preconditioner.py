@@ -8,6 +8,7 @@ import optax
 
 from optax_nlcg import arguments, shards, tree
 from optax_nlcg.curvature import METHODS, hessian_diagonal
+from optax_nlcg.preconditioner import Preconditioner
 from optax_nlcg.tree import Tree
 
 _ABSENT: Any = object()
@@ -55,7 +56,7 @@ def scale_by_hessian_diagonal(
     averaging: str = "row_norm",
     average_spatial: bool = False,
     seed: int = 0,
-) -> optax.GradientTransformationExtraArgs:
+) -> Preconditioner:
     r"""Divides by a running average of the Hessian's diagonal.
 
     With :math:`\bar d` the average of the estimates so far and :math:`m` the mean of
@@ -236,10 +237,14 @@ def scale_by_hessian_diagonal(
         *,
         value_fn: Any = None,
         hessian_diagonal: Tree = _ABSENT,
+        refresh: bool = True,
+        mask: bool = True,
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
         del extra_args
         tree.check_match(updates, state.average, stage=stage)
+        if not refresh:
+            return apply(updates, state, params), state
         if hessian_diagonal is _ABSENT:
             if estimator is not None and value_fn is not None:
                 state = refresh_when_due(state, params, value_fn, estimator)
@@ -249,18 +254,19 @@ def scale_by_hessian_diagonal(
             )
             state = average_in(state, hessian_diagonal)
 
+        state = state._replace(count=optax.safe_increment(state.count))
+        z = apply(updates, state, params)
+        if mask:
+            (gz,) = tree.inner_products([(updates, z)], state.curvature_mean.dtype)
+            z, state = tree.skip_unless(jnp.isfinite(gz), z, state, state)
+        return z, state
+
+    def apply(updates, state, params):
         mean = state.curvature_mean
         z = tree.map_components(
             lambda g, d: g * factor(d.astype(mean.dtype), mean), updates, state.average
         )
-        (gz,) = tree.inner_products([(updates, z)], mean.dtype)
-        finite = jnp.isfinite(gz)
-        z = jax.tree.map(lambda z: jnp.where(finite, z, 0), z)
-        state = state._replace(
-            count=optax.safe_increment(state.count),
-            num_skipped=state.num_skipped + (~finite).astype(jnp.int32),
-        )
-        return tree.cast_like(z, updates if params is None else params), state
+        return tree.cast_like(z, updates if params is None else params)
 
     def refresh_when_due(state, params, value_fn, method):
         if shards.are_split():
@@ -288,7 +294,7 @@ def scale_by_hessian_diagonal(
         due = state.count % update_every == 0
         return jax.lax.cond(due, refresh, lambda state: state, state)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return Preconditioner(init_fn, update_fn)
 
 
 def _components(x: jax.Array) -> jax.Array:

@@ -237,6 +237,16 @@ def skip_unless(
     return updates, select(condition, new_state, skipped)
 
 
+def conceal(tree: Tree) -> Tree:
+    """The same arrays, which the compiler must take for others.
+
+    What is computed from them a second time is not shared with what was computed from
+    the originals the first time, and so need not be kept in memory in between.
+    """
+    # One by one: what is tied together counts as split over the same devices.
+    return jax.tree.map(jax.lax.optimization_barrier, tree)
+
+
 def check_match(
     updates: Tree, expected: Tree, *, stage: str, name: str = "updates"
 ) -> None:

@@ -31,6 +31,53 @@ def test_is_the_chain_of_its_stages():
     np.testing.assert_array_equal(got, want)
 
 
+def test_takes_back_the_step_that_was_really_made():
+    """Nlcg keeps no copy of its last update: it is the difference of the parameters."""
+    search = optax_nlcg.scale_by_step_line_search(period=2)
+    alias = optax_nlcg.nlcg(1.0, line_search=search)
+    chain = optax.chain(
+        optax_nlcg.scale_by_conjugate_direction(
+            optax_nlcg.scale_by_diagonal_bfgs(), beta_bounds=(0.0, 1.0)
+        ),
+        optax.scale_by_learning_rate(1.0),
+        search,
+    )
+    with jax.enable_x64(True):
+        a = jnp.asarray(common.spd_matrix(np.geomspace(0.1, 3, 6)))
+        got, state, _ = common.descend(alias, lambda x: x @ a @ x, jnp.ones(6), 25)
+        want, kept, _ = common.descend(chain, lambda x: x @ a @ x, jnp.ones(6), 25)
+        assert state[2].scale < 0.7  # it has taken steps back
+        assert state[2].previous_update is None
+        assert kept[2].previous_update is not None
+        np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_what_follows_in_the_chain_is_part_of_the_step_taken_back():
+    search = optax_nlcg.scale_by_online_line_search()
+    nlcg = optax_nlcg.nlcg(0.1, line_search=search)
+    tx = optax.chain(nlcg, optax.add_decayed_weights(-0.5))
+    x, g = jnp.array([1.0, 2.0]), jnp.array([0.5, 0.25])
+    updates, state = tx.update(g, tx.init(x), x, value=1.0)
+    after = x + updates
+    # The loss rises so much that half of the scale goes and nine tenths of the step.
+    updates, state = tx.update(g, state, after, value=10.0)
+    by_nlcg = updates + 0.5 * after
+    direction = state[0][0].direction
+    want = 0.1 * 0.5 * -0.1 * direction - 0.9 * (after - x)
+    np.testing.assert_allclose(by_nlcg, want, rtol=1e-5)
+
+
+def test_takes_nothing_back_where_no_step_is_known():
+    """Gradients that were never finite leave no parameters of a last step."""
+    tx = optax_nlcg.nlcg(0.1, line_search=optax_nlcg.scale_by_online_line_search())
+    x = jnp.array([1.0, 2.0])
+    state = tx.init(x)
+    for value in (1.0, 10.0, 100.0):
+        updates, state = tx.update(jnp.full(2, jnp.nan), state, x, value=value)
+        np.testing.assert_array_equal(updates, 0.0)
+    assert state[2].scale < 1
+
+
 def test_beats_gradient_descent_at_the_same_learning_rate():
     a = jnp.asarray(common.spd_matrix(np.geomspace(1e-3, 1, 20)), jnp.float32)
     x = jnp.ones(20)
@@ -110,7 +157,7 @@ def test_inject_hyperparams():
             },
             2,
         ),
-        ({}, 5),
+        ({}, 4),
     ],
     ids=["fletcher_reeves", "hessian_diagonal", "default"],
 )

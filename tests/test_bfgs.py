@@ -60,6 +60,17 @@ def test_a_second_application_at_the_same_point_is_the_same_matrix():
     np.testing.assert_allclose(z, v / (state.diagonal + 1e-8), rtol=1e-6)
 
 
+def test_applies_its_matrix_without_a_refresh():
+    rng = np.random.default_rng(1)
+    params, gradients = jnp.asarray(rng.normal(size=(2, 2, 5)), jnp.float32)
+    tx = optax_nlcg.scale_by_diagonal_bfgs()
+    _, state = run(tx, params, gradients)
+    v = jnp.asarray([1.0, np.nan, 3.0, np.inf, 5.0])
+    z, same = tx.update(v, state, params[-1], refresh=False, mask=False)
+    assert same is state
+    np.testing.assert_allclose(z, v / (state.diagonal + 1e-8), rtol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_skips_gradients_that_are_not_finite(bad):
     rng = np.random.default_rng(2)

@@ -104,7 +104,7 @@ def test_every_skipped_step_is_counted_and_changes_nothing(name):
     losses, state, _ = spoiled_run(name, EVENTS["everything"], np.nan, range(NUM_STEPS))
     assert (losses == losses[0]).all()
     # Each stage counts for itself.
-    assert num_skipped(state) in (NUM_STEPS, 2 * NUM_STEPS)
+    assert num_skipped(state) in (NUM_STEPS, 2 * NUM_STEPS, 3 * NUM_STEPS)
 
 
 @pytest.mark.parametrize("name", cases.OPTIMIZERS)

@@ -167,6 +167,23 @@ def test_a_second_application_in_a_step_is_the_same_preconditioner():
     np.testing.assert_array_equal(again, out)
 
 
+def test_applies_its_matrix_without_a_refresh():
+    tx = optax_nlcg.scale_by_hessian_diagonal(floor=1e-6)
+    x, d = jnp.ones(4), jnp.asarray([1.0, 2.0, 4.0, 1.0])
+    _, state = tx.update(x, tx.init(x), x, hessian_diagonal=d)
+    v = jnp.asarray([1.0, np.nan, 3.0, np.inf])
+    z, same = tx.update(v, state, x, hessian_diagonal=3 * d, refresh=False)
+    assert same is state
+    np.testing.assert_allclose(z, v / (d / 2), rtol=1e-6)
+    # Nor is it looked whether the gradient is finite, unless that is asked for.
+    z, state = tx.update(v, state, x, hessian_diagonal=None, mask=False)
+    np.testing.assert_allclose(z, v / (d / 2), rtol=1e-6)
+    assert state.num_skipped == 0
+    z, state = tx.update(v, state, x, hessian_diagonal=None)
+    np.testing.assert_array_equal(z, 0.0)
+    assert state.num_skipped == 1
+
+
 def test_gauss_newton_bartlett_in_the_convenient_way():
     tx = optax_nlcg.scale_by_hessian_diagonal("gauss_newton_bartlett")
     w = jnp.ones((2, 3))
