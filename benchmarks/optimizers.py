@@ -22,7 +22,6 @@ from optax_nlcg import (
     nlcg,
     reference,
     scale_by_curvature_line_search,
-    scale_by_diagonal_bfgs,
     scale_by_hessian_diagonal,
     scale_by_online_line_search,
     scale_by_step_line_search,
@@ -34,23 +33,17 @@ def _is_matrix(params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def _fletcher_reeves(
-    learning_rate: optax.ScalarOrSchedule,
-    preconditioner: optax.GradientTransformation | None = None,
-    line_search: optax.GradientTransformation | None = None,
-) -> optax.GradientTransformation:
-    """NLCG less the parts that are not given."""
-    return nlcg(
-        learning_rate,
-        preconditioner=preconditioner or optax.identity(),
-        line_search=line_search or optax.identity(),
-    )
-
-
 def _nlcg(
     learning_rate: optax.ScalarOrSchedule, largest_beta: float = 1.0, **arguments: Any
 ) -> optax.GradientTransformation:
     return nlcg(learning_rate, beta_bounds=(0.0, largest_beta), **arguments)
+
+
+def _constant_beta(
+    learning_rate: optax.ScalarOrSchedule, beta: float = 0.9, **arguments: Any
+) -> optax.GradientTransformation:
+    # A rule that is always one, since a bound may be an input of the compiled step.
+    return _nlcg(learning_rate, beta, beta_rule=1.0, **arguments)
 
 
 def _with_hessian(
@@ -115,6 +108,9 @@ def _schedule_free(
     return optax.contrib.schedule_free(optax.sgd(learning_rate), learning_rate, b1=b1)
 
 
+_NONE = optax.identity()
+_ADAM = optax.scale_by_adam(b1=0.0)
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     # The paper's optimizer: Fletcher-Reeves, diagonal BFGS, step line search.
     "nlcg": _nlcg,
@@ -125,9 +121,14 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "nlcg_dy": partial(_nlcg, beta_rule="dai_yuan"),
     "nlcg_hz": partial(_nlcg, beta_rule="hager_zhang"),
     # Its parts: the direction alone, with the search, with the preconditioner.
-    "nlcg_fr": _fletcher_reeves,
-    "nlcg_fr_step": partial(_fletcher_reeves, line_search=scale_by_step_line_search()),
-    "nlcg_fr_bfgs": partial(_fletcher_reeves, preconditioner=scale_by_diagonal_bfgs()),
+    "nlcg_fr": partial(_nlcg, preconditioner=_NONE, line_search=_NONE),
+    "nlcg_fr_step": partial(_nlcg, preconditioner=_NONE),
+    "nlcg_fr_bfgs": partial(_nlcg, line_search=_NONE),
+    # One part changed: nothing taken back, and heavy ball in place of a rule.
+    "nlcg_no_rollback": partial(
+        _nlcg, line_search=scale_by_step_line_search(rollback=False)
+    ),
+    "nlcg_constant": _constant_beta,
     # Curvature from the Hessian in place of BFGS.
     "nlcg_hutchinson": _with_hessian,
     "nlcg_gnb": _with_hessian,
@@ -135,15 +136,20 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     # schedule changes nothing.
     "nlcg_curvature": partial(
         nlcg,
-        preconditioner=optax.identity(),
+        preconditioner=_NONE,
         line_search=scale_by_curvature_line_search(),
     ),
     # Preconditioners of others.
-    "nlcg_adam": partial(_nlcg, preconditioner=optax.scale_by_adam(b1=0.0)),
+    "nlcg_adam": partial(_nlcg, preconditioner=_ADAM),
+    "nlcg_adam_fr": partial(_nlcg, preconditioner=_ADAM, line_search=_NONE),
+    "nlcg_adam_constant": partial(_constant_beta, preconditioner=_ADAM),
     "nlcg_muon": _orthogonalized,
     # The authors' code as it runs.
     "ml_ncg": reference.ml_ncg,
     "sgd": optax.sgd,
+    "sgd_step": lambda learning_rate: optax.chain(
+        optax.sgd(learning_rate), scale_by_step_line_search()
+    ),
     "momentum": partial(optax.sgd, momentum=0.9),
     "nesterov": partial(optax.sgd, momentum=0.9, nesterov=True),
     "rmsprop": partial(optax.rmsprop, decay=0.9, momentum=0.9, eps=1.0),
@@ -161,10 +167,13 @@ SETTINGS = {
     **dict.fromkeys(
         (
             *("nlcg", "nlcg_online", "nlcg_pr", "nlcg_hs", "nlcg_dy", "nlcg_hz"),
-            *("nlcg_adam", "nlcg_muon"),
+            *("nlcg_fr", "nlcg_fr_step", "nlcg_fr_bfgs", "nlcg_no_rollback"),
+            *("nlcg_adam", "nlcg_adam_fr", "nlcg_muon"),
         ),
         "largest_beta",
     ),
+    "nlcg_constant": "beta",
+    "nlcg_adam_constant": "beta",
     "nlcg_hutchinson": "floor",
     "nlcg_gnb": "floor",
     "momentum": "momentum",

@@ -68,6 +68,15 @@ SPACES = {
     "nlcg_gnb": Space((0.03, 30.0), (0.03, 0.1, 0.3, 1.0)),
     "nlcg_adam": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 1.0), decoupled=True),
     "nlcg_muon": Space((0.001, 1.0), (0.8, 0.9, 0.95, 1.0), decoupled=True),
+    # Parts of NLCG: what each of them earns.
+    "nlcg_fr": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
+    "nlcg_fr_step": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
+    "nlcg_fr_bfgs": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
+    "nlcg_no_rollback": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
+    "nlcg_constant": Space((0.1, 100.0), (0.8, 0.9, 0.95, 0.98)),
+    "nlcg_adam_fr": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 1.0), decoupled=True),
+    "nlcg_adam_constant": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 0.98), decoupled=True),
+    "sgd_step": Space((0.1, 100.0)),
     "sgd": Space((0.1, 100.0)),
     "momentum": Space((0.03, 30.0), (0.8, 0.9, 0.95, 0.98)),
     "nesterov": Space((0.03, 30.0), (0.8, 0.9, 0.95, 0.98)),
@@ -81,7 +90,8 @@ SPACES = {
         (0.1, 100.0), (0.8, 0.9, 0.95, 0.98), schedules=("constant",)
     ),
 }
-SQUARE_ROOT = ("rmsprop", "adamw", "lars", "lamb", "muon", "nlcg_adam", "nlcg_muon")
+SQUARE_ROOT = ("rmsprop", "adamw", "lars", "lamb", "muon", "nlcg_muon")
+SQUARE_ROOT += ("nlcg_adam", "nlcg_adam_fr", "nlcg_adam_constant")
 WARMUPS = (0.02, 0.05, 0.1, 0.2)
 L2 = (1e-5, 1e-3)
 WEIGHT_DECAY = (1e-3, 1.0)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.sweep_report runs/sweep
 
-writes `table.md` and `accuracy.png` beside the rows that `benchmarks.sweep` left.
+writes `table.md`, `targets.md` (steps and seconds to given accuracies) and
+`accuracy.png` beside the rows that `benchmarks.sweep` left.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def chosen(rows: Sequence[Row]) -> Row | None:
 
 
 def summarize(out: pathlib.Path) -> str:
-    """Makes `table.md` and `accuracy.png` from the rows; returns the table."""
+    """Makes tables and the plot from the rows; returns the tables."""
     rows = report.load(out / "final" / "results.jsonl")
     tried = report.load(out / "trials" / "results.jsonl")
     groups = report.group_rows(rows, "batch_size", "num_epochs", "optimizer")
@@ -75,8 +76,46 @@ def summarize(out: pathlib.Path) -> str:
     table = report.markdown(header, lines)
     table += f"\n\n{report.circumstances(rows)}\n"
     (out / "table.md").write_text(table)
+    to_reach = f"{targets(groups)}\n\n{report.circumstances(rows)}\n"
+    (out / "targets.md").write_text(to_reach)
     _plot(groups, out / "accuracy.png")
-    return table
+    return f"{table}\n{to_reach}"
+
+
+def targets(groups: dict[tuple, list[Row]], number: int = 3) -> str:
+    """Steps and seconds of the shortest runs that reach given test accuracies.
+
+    Each length of run has settings of its own, so this is what a user who knows the
+    budget beforehand needs, not where the curve of a longer run passes.
+
+    Args:
+      groups: final runs by batch size, number of epochs and optimizer.
+      number: how many accuracies, evenly from the best optimizer's in the shortest runs
+        to the best of all, rounded down to half points.
+
+    Returns:
+      A table; the fewest steps first.
+    """
+    means = {key: 100 * _mean(rows, "test_accuracy") for key, rows in groups.items()}
+    shortest = min(num_epochs for _, num_epochs, _ in groups)
+    start = max(mean for (_, epochs, _), mean in means.items() if epochs == shortest)
+    goals = np.linspace(start, max(means.values()), number)
+    goals = sorted({np.floor(2 * goal) / 2 for goal in goals})
+    lines = []
+    for batch_size, name in sorted({(b, name) for b, _, name in groups}):
+        cells, order = [], []
+        for goal in goals:
+            reached = [
+                (rows[0]["num_steps"], _mean(rows, "seconds"))
+                for key, rows in groups.items()
+                if (key[0], key[2]) == (batch_size, name) and means[key] >= goal
+            ]
+            steps, seconds = min(reached, default=(np.inf, np.inf))
+            order.append(steps)
+            cells.append(f"{steps:,} ({seconds:.1f} s)" if reached else "not reached")
+        lines.append(((batch_size, order), (name, f"{batch_size:,}", *cells)))
+    header = "optimizer", "batch", *(f"steps to {goal:g} %" for goal in goals)
+    return report.markdown(header, [line for _, line in sorted(lines)])
 
 
 def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:

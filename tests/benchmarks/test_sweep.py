@@ -128,3 +128,26 @@ def test_hopeless_trials_are_given_up(tmp_path):
     assert row["num_steps"] == 12  # the first look at the metrics after 11 of 44 steps
     assert "validation_accuracy" not in row
     assert row["train_loss"] > math.log(10)
+
+
+def test_steps_to_accuracies():
+    def runs(steps, *accuracies):
+        row = {"num_steps": steps, "seconds": steps / 10}
+        return [row | {"test_accuracy": accuracy} for accuracy in accuracies]
+
+    groups = {
+        (64, 1.0, "slow"): runs(5, 0.5, 0.6),
+        (64, 1.0, "fast"): runs(5, 0.70, 0.72),
+        (64, 4.0, "slow"): runs(20, 0.71, 0.79),
+        (64, 4.0, "fast"): runs(20, 0.80, 0.81),
+    }
+    table = sweep_report.targets(groups, number=2)
+    header, _, *lines = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+    )
+    assert header == ["optimizer", "batch", "steps to 71 %", "steps to 80.5 %"]
+    assert lines == [
+        ["fast", "64", "5 (0.5 s)", "20 (2.0 s)"],
+        ["slow", "64", "20 (2.0 s)", "not reached"],
+    ]
