@@ -95,16 +95,19 @@ def _share_previous_step(
     BFGS remembers the parameters of the last step; the update that the search takes a
     part of back is their difference from those of this step.
     """
+    shared = optax.EmptyState()
 
     def shares(state: Tree) -> bool:
         direction, _, search = state
-        return isinstance(direction.preconditioner, DiagonalBfgsState) and isinstance(
-            search, LossLineSearchState
+        return (
+            isinstance(direction.preconditioner, DiagonalBfgsState)
+            and isinstance(search, LossLineSearchState)
+            and search.previous_update is not None
         )
 
     def forget(state: Tree) -> Tree:
         direction, rate, search = state
-        return direction, rate, search._replace(previous_update=None)
+        return direction, rate, search._replace(previous_update=shared)
 
     def recall(state: Tree, params: Tree) -> Tree:
         direction, rate, search = state

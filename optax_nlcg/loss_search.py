@@ -30,7 +30,7 @@ class LossLineSearchState(NamedTuple):
         loss_average: exponential moving average of the loss, scalar.
         loss_reference: what the next comparison is made with, scalar.
         previous_update: the last update returned, like the parameters; ``None`` without
-            rollback.
+            rollback; empty in :func:`optax_nlcg.nlcg` with diagonal BFGS.
     """
 
     count: jax.typing.ArrayLike
