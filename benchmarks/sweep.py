@@ -220,6 +220,7 @@ def main() -> None:
     """Runs the sweep that the command line describes, and reports."""
     parser = argparse.ArgumentParser(description="Equal tuning for all optimizers.")
     parser.add_argument("--config", default="cifar100_resnet32", choices=names())
+    parser.add_argument("--model", help="in place of the config's")
     parser.add_argument("--optimizers", nargs="+", default=list(SPACES), choices=SPACES)
     parser.add_argument("--num-epochs", nargs="+", type=float)
     parser.add_argument("--batch-sizes", nargs="+", type=int)
@@ -242,6 +243,7 @@ def main() -> None:
                 config = dataclasses.replace(
                     base,
                     optimizer=optimizer,
+                    model=arguments.model or base.model,
                     batch_size=batch_size,
                     num_epochs=num_epochs,
                     num_microbatches=arguments.num_microbatches
