@@ -69,9 +69,9 @@ def circumstances(rows: Mapping[str, Any]) -> str:
     return f"({device}, {versions}, {rows['date'][:10]}.)\n"
 
 
-def sweep() -> str:
-    """Test accuracies of the sweep by optimizer and number of steps."""
-    lines = (FOLDER / "sweep_digits/table.md").read_text().splitlines()
+def sweep(folder: str) -> str:
+    """Test accuracies of a sweep by optimizer and number of steps."""
+    lines = (FOLDER / folder / "table.md").read_text().splitlines()
     rows = [line.strip("| ").split("|") for line in lines if line.startswith("|")]
     header, _, *rows = [[cell.strip() for cell in row] for row in rows]
     cells = {}
@@ -152,7 +152,33 @@ def sections() -> dict[str, str]:
             "Schedule, warm-up, weight decay and each optimizer's own settings were "
             f"tuned too: {download('sweep_digits/table.md', 'the whole table')}.\n\n"
             + image("sweep_digits/accuracy.png", "Accuracy against the number of steps")
-            + f"\n{sweep()}"
+            + f"\n{sweep('sweep_digits')}"
+            + "\nThe shortest of these runs that reach an accuracy on average, and "
+            "what one of them takes:\n\n" + include("sweep_digits/targets.md")
+        ),
+        "Digits, what each part of NLCG earns": (
+            command(
+                f"{run}.sweep --config digits --batch-sizes 1137 \\\n"
+                "    --num-epochs 10 30 100 --num-validation 300 --num-trials 32 \\\n"
+                "    --seeds 1 2 3 4 5 6 7 8 \\\n"
+                "    --out benchmarks/results/sweep_digits_parts \\\n"
+                "    --optimizers nlcg nlcg_fr nlcg_fr_step nlcg_fr_bfgs "
+                "nlcg_no_rollback \\\n        nlcg_constant nlcg_adam nlcg_adam_fr "
+                "nlcg_adam_constant sgd_step sgd"
+            )
+            + "\nAs above, with parts taken away or changed, each tuned anew in "
+            "thirty-two trials.\n\n"
+            "- `nlcg_fr`: the direction alone; `nlcg_fr_step`: with the line search; "
+            "`nlcg_fr_bfgs`: with the preconditioner.\n"
+            "- `nlcg_no_rollback`: nothing is taken back. `nlcg_constant`: a constant "
+            "in place of the rule for beta.\n"
+            "- `nlcg_adam`: Adam's scaling as the preconditioner; `nlcg_adam_fr`: "
+            "without a search; `nlcg_adam_constant`: with a constant beta.\n"
+            "- `sgd_step`: SGD with the line search.\n\n"
+            + image(
+                "sweep_digits_parts/accuracy.png", "Accuracy of parts against steps"
+            )
+            + f"\n{sweep('sweep_digits_parts')}"
         ),
         "The paper's protocol on CIFAR-100": (
             command(

@@ -130,12 +130,14 @@ def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
         lines.setdefault((name, batch_size), []).append(group)
     batch_sizes = {batch_size for _, batch_size in lines}
     panels = (axes[0], "test_accuracy"), (axes[1], "train_accuracy")
-    for (name, batch_size), points in lines.items():
+    for place, ((name, batch_size), points) in enumerate(lines.items()):
+        # Side by side, so that the error bars do not hide each other.
+        shift = 1.02 ** (place - (len(lines) - 1) / 2)
         points.sort(key=lambda group: group[0]["num_steps"])
         style = report.line_style(name)
         if len(batch_sizes) > 1:
             style["label"] = f"{name}, batch {batch_size:,}"
-        steps = [group[0]["num_steps"] for group in points]
+        steps = [shift * group[0]["num_steps"] for group in points]
         for axis, key in panels:
             values = [[100 * _number(row, key) for row in group] for group in points]
             spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
