@@ -1,16 +1,18 @@
 """What a compiled program sends between devices, read off its HLO.
 
-A loop's body counts as often as the loop runs, by XLA's own trip count; a branch counts
-as if it were always taken.
+A loop's body counts as often as the loop runs, a branch as if it were always taken
+(hlo.py). What is split into a start and an end counts at its start. TPU programs carry
+an operation along through a chain of fusions, each with a piece of it that names the
+whole: it counts at the head of the chain.
 """
 
-import collections
 import dataclasses
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import jax
+
+from benchmarks import hlo
 
 KINDS = (
     "all-reduce",
@@ -19,21 +21,8 @@ KINDS = (
     "all-to-all",
     "collective-permute",
 )
-_BYTES = {
-    "pred": 1,
-    "bf16": 2,
-    "c64": 8,
-    "c128": 16,
-}  # others have their bits in a name
-
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([\w\-]+)\((.*)$")
-_CALLED = re.compile(
-    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
-)
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+# A piece that goes on with what another one started.
+_LATER_PIECE = re.compile(r'"async_collective_fusion_config":\{"flag_start":"[^-]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,58 +55,37 @@ class Collective:
         return factor * self.num_bytes * self.times
 
 
-def read(program: jax.stages.Compiled) -> list[Collective]:
+def read(program: jax.stages.Compiled | str) -> list[Collective]:
     """Finds the operations between devices in a compiled program.
 
     Args:
-        program: the program.
+        program: the program, or its text.
 
     Returns:
         The operations, in the order of the text.
 
     Raises:
-        ValueError: if a loop around one has no known trip count, or one is split into
-            start and end, which this does not read.
+        ValueError: if a loop around one has no number of trips that can be read.
     """
-    found: list[tuple[str, Collective]] = []
-    # For each computation, who runs it and how often.
-    callers: dict[str, list[tuple[str, int | None]]] = collections.defaultdict(list)
-    for computation, (result, operation, rest) in _instructions(
-        program.as_text() or ""
-    ):
-        if operation.removesuffix("-start") in KINDS:
-            if operation not in KINDS:
-                raise ValueError(f"{operation} is not read: compile without async.")
-            shapes = list(_arrays(result))
-            size = sum(width * math.prod(shape) for width, shape in shapes)
+    text = program if isinstance(program, str) else program.as_text() or ""
+    parsed = hlo.Program(text)
+    found = []
+    for name, computation in parsed.computations.items():
+        for instruction in computation.values():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind not in KINDS or _LATER_PIECE.search(instruction.attributes):
+                continue
+            starts = instruction.opcode != kind
+            arrays = instruction.moved if starts else instruction.arrays
             found.append(
-                (
-                    computation,
-                    Collective(operation, tuple(shape for _, shape in shapes), size),
+                Collective(
+                    kind,
+                    tuple(array.shape for array in arrays),
+                    sum(array.num_bytes for array in arrays),
+                    parsed.times(name),
                 )
             )
-        trips: int | None = 1
-        if operation == "while":
-            known = _TRIPS.search(rest)
-            trips = int(known[1]) if known else None
-        called = _CALLED.findall(rest)
-        for branches in _BRANCHES.findall(rest):
-            called += re.findall(r"[\w.\-]+", branches)
-        for name in called:
-            callers[name].append((computation, trips))
-
-    def times(computation: str) -> int:
-        total = 0 if callers[computation] else 1
-        for caller, trips in callers[computation]:
-            if trips is None:
-                raise ValueError(f"loop over {computation} has no known trip count.")
-            total += trips * times(caller)
-        return total
-
-    return [
-        dataclasses.replace(collective, times=times(computation))
-        for computation, collective in found
-    ]
+    return [one for one in found if one.times]
 
 
 def summary(collectives: Iterable[Collective]) -> dict[str, dict[str, int]]:
@@ -128,21 +96,3 @@ def summary(collectives: Iterable[Collective]) -> dict[str, dict[str, int]]:
         total["count"] += one.times
         total["bytes"] += one.times * one.num_bytes
     return totals
-
-
-def _instructions(hlo: str) -> Iterator[tuple[str, tuple[str, str, str]]]:
-    computation = ""
-    for line in hlo.splitlines():
-        if header := _COMPUTATION.match(line):
-            computation = header[1]
-        elif instruction := _INSTRUCTION.match(line):
-            yield computation, (instruction[1], instruction[2], instruction[3])
-
-
-def _arrays(result: str) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Width of an element in bytes, and shape, of each array of a result."""
-    for dtype, dims in _ARRAY.findall(result):
-        width = _BYTES.get(dtype)
-        if width is None:
-            width = int(re.sub(r"\D", "", dtype)) // 8
-        yield width, tuple(int(dim) for dim in dims.split(",") if dim)
