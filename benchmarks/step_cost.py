@@ -1,13 +1,18 @@
-"""What one update costs beside the gradient: time, bytes moved, memory of the state.
+"""What one update costs beside the gradient: time, passes over memory, kernels.
 
     python -m benchmarks.step_cost --out benchmarks/results/step_cost
+    python -m benchmarks.step_cost --compile-for h100 --out benchmarks/results/step_cost
 
-For each optimizer and number of parameters it compiles `update` and `apply_updates`
-with everything donated, counts the bytes that the program must move (every argument
-read once, every result written once) and those that XLA says it accesses, and times it
-in turns with AdamW's, so that a busy machine hurts both alike. The memory bandwidth is
-that of a copy, measured in the same run; a floor is the least time in which the bytes
-that must be moved can be.
+For each optimizer and set of parameters it compiles `update` and `apply_updates` with
+everything donated and reads off the program how often it goes through the main memory,
+in multiples of the parameters' size (hlo_traffic.py), what it needs beside its
+arguments, and how many kernels it starts. The least is every argument read once and
+every result written once.
+
+On the device that is there, updates are timed too, each in turns with AdamW's, so that
+a busy machine hurts both alike. The memory bandwidth is that of a copy, measured in the
+same run; a floor is the least time in which the least bytes can be moved. With
+`--compile-for` the device need not be there (topologies.py), and nothing is timed.
 """
 
 import argparse
@@ -24,7 +29,8 @@ import optax
 import optax.contrib
 
 import optax_nlcg
-from benchmarks import metrics, report
+from benchmarks import hlo_traffic, metrics, report, topologies
+from benchmarks.resnet50 import ResNet50
 
 Tree = Any
 
@@ -61,21 +67,31 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 
 
-def make_params(num_parameters: int) -> Tree:
-    """Matrices and vectors, about so many numbers in all."""
+def matrices(num_parameters: int) -> Tree:
+    """Shapes of matrices and vectors, about so many numbers in all."""
     layers = max(1, round(num_parameters / (WIDTH * WIDTH + WIDTH)))
     return {
         f"layer{i}": {
-            "kernel": jnp.full((WIDTH, WIDTH), 0.01),
-            "bias": jnp.full((WIDTH,), 0.01),
+            "kernel": jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32),
+            "bias": jax.ShapeDtypeStruct((WIDTH,), jnp.float32),
         }
         for i in range(layers)
     }
 
 
+def resnet50() -> Tree:
+    """Shapes of ResNet-50's parameters, most of which are in few of its 161 arrays."""
+    images = jnp.zeros((1, 224, 224, 3))
+    network = ResNet50(1000)
+    variables = jax.eval_shape(
+        lambda key: network.init(key, images, train=True), jax.random.key(0)
+    )
+    return variables["params"]
+
+
 def size(tree: Tree) -> int:
-    """Bytes of a tree."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    """Bytes of a tree of arrays or shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def squares(params: Tree) -> jax.Array:
@@ -84,9 +100,15 @@ def squares(params: Tree) -> jax.Array:
 
 
 class Update:
-    """One compiled update, and what it works on."""
+    """One compiled update.
 
-    def __init__(self, name: str, num_parameters: int):
+    Attributes:
+        compiled: the program, `(params, state, grads, value) -> (params, state)`.
+        carry: shapes of the parameters and the state.
+        row: what can be said of it without running it.
+    """
+
+    def __init__(self, name: str, params: Tree, device: topologies.Device = None):
         tx = optax.with_extra_args_support(OPTIMIZERS[name]())
 
         def update(params, state, grads, value):
@@ -95,27 +117,46 @@ class Update:
             )
             return optax.apply_updates(params, updates), state
 
-        params = make_params(num_parameters)
-        self.grads = jax.tree.map(lambda x: x + 0.01, params)
-        # Copies, because a fresh state of L-BFGS has one array in two places.
-        self.carry = params, jax.tree.map(jnp.copy, tx.init(params))
-        self.value = jnp.float32(1.0)
-        self.copies = size(self.carry[1]) / size(params)
-        lowered = jax.jit(update, donate_argnums=(0, 1)).lower(
-            *self.carry, self.grads, self.value
+        sharding = jax.sharding.SingleDeviceSharding(device or jax.devices()[0])
+        value = jax.ShapeDtypeStruct((), jnp.float32)
+        self.init = tx.init
+        self.carry = params, jax.eval_shape(tx.init, params)
+        arguments = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            (*self.carry, params, value),
         )
+        lowered = jax.jit(update, donate_argnums=(0, 1)).lower(*arguments)
         self.compiled = lowered.compile()
-        cost = self.compiled.cost_analysis() or {}
-        self.bytes_accessed = cost.get("bytes accessed", float("nan"))
-        # Parameters and state are read and written, the gradient is read.
-        self.least_bytes = 2 * size(self.carry) + size(self.grads)
+        memory = self.compiled.memory_analysis()
+        traffic = hlo_traffic.total(hlo_traffic.read(self.compiled))
+        self.row = {
+            "optimizer": name,
+            "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "num_arrays": len(jax.tree.leaves(params)),
+            "parameter_bytes": size(params),
+            "state_bytes": size(self.carry[1]),
+            # Parameters and state are read and written, the gradient is read.
+            "least_bytes": 2 * size(self.carry) + size(params),
+            "moved_bytes": traffic.num_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes if memory else None,
+            "kernels": traffic.kernels,
+            "scalar_operations": traffic.scalar_operations,
+        }
+
+    def start(self) -> None:
+        """Makes what `run` works on."""
+        params = jax.tree.map(lambda x: jnp.full(x.shape, 0.01), self.carry[0])
+        self._grads = jax.tree.map(lambda x: x + 0.01, params)
+        # Copies, because a fresh state of L-BFGS has one array in two places.
+        self._carry = params, jax.tree.map(jnp.copy, self.init(params))
+        self._value = jnp.float32(1.0)
 
     def run(self, times: int) -> float:
         """Seconds of one update, in a queue of `times`."""
         start = time.perf_counter()
         for _ in range(times):
-            self.carry = self.compiled(*self.carry, self.grads, self.value)
-        jax.block_until_ready(self.carry)
+            self._carry = self.compiled(*self._carry, self._grads, self._value)
+        jax.block_until_ready(self._carry)
         return (time.perf_counter() - start) / times
 
 
@@ -136,73 +177,108 @@ def measure(num_parameters: int, rounds: int, times: int) -> list[dict[str, Any]
     """Times all optimizers at one size; one row each."""
     rows = []
     speed = bandwidth()
+    params = matrices(num_parameters)
     for name in OPTIMIZERS:
         # Two at a time: all do not fit beside each other.
-        update = Update(name, num_parameters)
-        reference = Update("adamw", num_parameters)
+        update, reference = Update(name, params), Update("adamw", params)
+        update.start()
+        reference.start()
         timings = [
             (update.run(times), reference.run(times)) for _ in range(rounds + 1)
         ][1:]  # the first warms caches up
         seconds = statistics.median(own for own, _ in timings)
         rows.append(
-            {
-                "optimizer": name,
-                "num_parameters": num_parameters,
-                "state_copies": update.copies,
-                "least_bytes": update.least_bytes,
-                "bytes_accessed": update.bytes_accessed,
+            update.row
+            | {
+                "parameters": "matrices",
                 "seconds": seconds,
                 "over_adamw": statistics.median(a / b for a, b in timings),
-                "over_floor": seconds * speed / update.least_bytes,
+                "over_floor": seconds * speed / update.row["least_bytes"],
                 "bandwidth": speed,
             }
         )
         ratio = rows[-1]["over_adamw"]
-        print(f"{num_parameters:>12,} {name:36} {ratio:.2f} x adamw")
+        print(f"{num_parameters:>12,} {name:36} {ratio:.2f} x adamw", flush=True)
+    return rows
+
+
+def count(
+    parameters: str, params: Tree, device: topologies.Device
+) -> list[dict[str, Any]]:
+    """Compiles all optimizers for a device that need not be there; one row each."""
+    rows = []
+    for name in OPTIMIZERS:
+        rows.append(Update(name, params, device).row | {"parameters": parameters})
+        passes = rows[-1]["moved_bytes"] / rows[-1]["parameter_bytes"]
+        print(f"{parameters:10} {name:36} {passes:.1f} passes", flush=True)
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Lays the rows out."""
-    header = "optimizer", "parameters", "state, copies", "least passes"
-    header += "passes by XLA", "time / adamw", "time / floor", "ms"
+    """Lays the rows out, with times where there are some."""
+    header = "optimizer", "parameters", "state, copies", "least passes", "passes"
+    header += "temporary, copies", "kernels", "on scalars"
+    timed = "seconds" in rows[0]
+    if timed:
+        header += "time / adamw", "time / floor", "ms"
     lines = []
     for row in rows:
-        one_pass = 4 * row["num_parameters"]
-        lines.append(
-            (
-                row["optimizer"],
-                f"{row['num_parameters']:,}",
-                f"{row['state_copies']:.1f}",
-                f"{row['least_bytes'] / one_pass:.1f}",
-                f"{row['bytes_accessed'] / one_pass:.1f}",
+
+        def copies(name: str, row: dict[str, Any] = row) -> str:
+            known = row[name] is not None
+            return f"{row[name] / row['parameter_bytes']:.1f}" if known else "-"
+
+        line = (
+            row["optimizer"],
+            f"{row['num_parameters']:,} in {row['num_arrays']}",
+            copies("state_bytes"),
+            copies("least_bytes"),
+            copies("moved_bytes"),
+            copies("temporary_bytes"),
+            f"{row['kernels']:,}",
+            f"{row['scalar_operations']:,}",
+        )
+        if timed:
+            line += (
                 f"{row['over_adamw']:.2f}",
                 f"{row['over_floor']:.2f}",
                 f"{1e3 * row['seconds']:.2f}",
             )
-        )
+        lines.append(line)
     return report.markdown(header, lines)
 
 
 def main() -> None:
-    """Measures and writes `<out>/<platform>.json` and `.md`."""
+    """Measures and writes `<out>/<platform or target>.json` and `.md`."""
     parser = argparse.ArgumentParser(description="Cost of one update.")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs"))
-    parser.add_argument(
-        "--num-parameters", nargs="+", type=int, default=[10**6, 10**7, 10**8]
-    )
+    parser.add_argument("--num-parameters", nargs="+", type=int)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument(
+        "--compile-for", metavar="TARGET", help="h100, v5e, v5p, ...: nothing is timed"
+    )
     arguments = parser.parse_args()
     metrics.git_commit()  # as it is now, not when the runs end
     rows = []
-    for number in arguments.num_parameters:
-        rows += measure(number, arguments.rounds, arguments.times)
-    environment = metrics.environment(num_devices=1)
+    if arguments.compile_for:
+        target = arguments.compile_for
+        device, *_ = topologies.devices(target)
+        for number in arguments.num_parameters or [10**8]:
+            rows += count("matrices", matrices(number), device)
+        rows += count("resnet50", resnet50(), device)
+        environment = topologies.environment(target)
+        name = target.split(":")[0]
+        caption = f"One update. {topologies.circumstances(target)}\n\n"
+    else:
+        for number in arguments.num_parameters or [10**6, 10**7, 10**8]:
+            rows += measure(number, arguments.rounds, arguments.times)
+        environment = metrics.environment(num_devices=1)
+        name, caption = environment["platform"], ""
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{environment['platform']}.json"
+    path = arguments.out / f"{name}.json"
     path.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1))
-    path.with_suffix(".md").write_text(table(rows) + "\n")
+    path.with_suffix(".md").write_text(caption + table(rows) + "\n")
     print(table(rows))
 
 
