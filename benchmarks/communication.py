@@ -1,12 +1,14 @@
 """What an optimizer's update sends between devices.
 
     python -m benchmarks.communication --out benchmarks/results/communication
+    python -m benchmarks.communication --compile-for v5e:4x4 \
+        --out benchmarks/results/communication_v5e
 
-Compiles one update of each optimizer for eight devices, with parameters that are
-replicated and with parameters that are split, and reads the operations between devices
-off the program: their number, and the bytes of their results. Gradients are given, so
-what is counted is the optimizer's own. Nothing is run. Writes `results.json` and
-`table.md`.
+Compiles one update of each optimizer for eight virtual devices, or for those of a
+target (topologies.py), with parameters that are replicated and with parameters that are
+split, and reads the operations between devices off the program: their number, and the
+bytes of their results. Gradients are given, so what is counted is the optimizer's own.
+Nothing is run. Writes `results.json` and `table.md`.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import optax_nlcg
-from benchmarks import collectives
+from benchmarks import collectives, topologies
 from benchmarks.metrics import environment
 
 NUM_DEVICES = 8
@@ -95,19 +97,41 @@ CASES = {
 }
 
 
-def make_mesh() -> Mesh:
-    """A mesh of all devices, along one axis."""
-    return jax.make_mesh((NUM_DEVICES,), ("devices",), (AxisType.Auto,))
+def make_mesh(target: str | None = None) -> Mesh:
+    """A mesh of all devices that are here, or of a target's, along one axis."""
+    devices = topologies.devices(target) if target else jax.devices()[:NUM_DEVICES]
+    return jax.make_mesh(
+        (len(devices),), ("devices",), (AxisType.Auto,), devices=devices
+    )
 
 
-def measure(case: Case, spec: PartitionSpec) -> list[collectives.Collective]:
+def measure(
+    case: Case, spec: PartitionSpec, mesh: Mesh
+) -> list[collectives.Collective]:
     """Compiles an update and reads what it sends."""
-    sharding = NamedSharding(make_mesh(), spec)
+
+    def place(leaf: Any, *axes: str | None) -> Any:
+        sharding = NamedSharding(mesh, PartitionSpec(*axes))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    def like(leaf: Any, parameter: Any) -> Any:
+        """Laid out as the parameter is; what holds several of them along axis 0 too."""
+        several = leaf.ndim - parameter.ndim
+        return place(leaf, *[None] * several, *spec)
+
     params = {
-        name: jax.device_put(jnp.ones(shape), sharding)
+        name: place(jax.ShapeDtypeStruct(shape, jnp.float32), *spec)
         for name, shape in SHAPES.items()
     }
+    scalar = place(jax.ShapeDtypeStruct((), jnp.float32))
     tx = optax.with_extra_args_support(case.make())
+    state = optax.tree.map_params(
+        tx,
+        like,
+        jax.eval_shape(tx.init, params),
+        params,
+        transform_non_params=place,
+    )
 
     def update(
         grads: Any, state: Any, params: Any, value: jax.Array, diagonal: Any
@@ -116,8 +140,7 @@ def measure(case: Case, spec: PartitionSpec) -> list[collectives.Collective]:
         needed = {name: extra_args[name] for name in case.needs}
         return tx.update(grads, state, params, **needed)
 
-    state = jax.jit(tx.init)(params)
-    lowered = jax.jit(update).lower(params, state, params, jnp.ones(()), params)
+    lowered = jax.jit(update).lower(params, state, params, scalar, params)
     return collectives.read(lowered.compile())
 
 
@@ -127,12 +150,24 @@ def main() -> None:
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs/communication")
     )
+    parser.add_argument("--compile-for", metavar="TARGET", help="v5e:4x4, ...")
     arguments = parser.parse_args()
+    target = arguments.compile_for
     jax.config.update("jax_num_cpu_devices", NUM_DEVICES)
+    mesh = make_mesh(target)
+    what = "chips" if target else "devices"
+    caption = (
+        f"Operations between {mesh.size} {what} in one update of an optimizer, and the "
+        "bytes of their results."
+    )
+    if target:
+        caption += f" {topologies.circumstances(target)}"
+        record = topologies.environment(target)
+    else:
+        record = environment(NUM_DEVICES)
     rows = []
     lines = [
-        f"Operations between {NUM_DEVICES} devices in one update of an optimizer, and "
-        "the bytes of their results.",
+        caption,
         "",
         "| optimizer | parameters replicated | parameters split |",
         "|---|---:|---:|",
@@ -140,7 +175,7 @@ def main() -> None:
     for name, case in CASES.items():
         cells = []
         for layout, spec in LAYOUTS.items():
-            totals = collectives.summary(measure(case, spec))
+            totals = collectives.summary(measure(case, spec, mesh))
             rows.append({"optimizer": name, "layout": layout, "collectives": totals})
             cell = "; ".join(
                 f"{total['count']} {kind}, {total['bytes']:,} B"
@@ -150,7 +185,7 @@ def main() -> None:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    record = {"shapes": SHAPES, "rows": rows, **environment(NUM_DEVICES)}
+    record = {"shapes": SHAPES, "rows": rows, **record}
     (arguments.out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     (arguments.out / "table.md").write_text("\n".join(lines) + "\n")
 

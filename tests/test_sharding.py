@@ -73,8 +73,8 @@ def test_same_as_on_one_device(mesh, name):
 
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_split_parameters_need_scalars_only(name):
-    spec = communication.LAYOUTS["split"]
-    found = communication.measure(communication.CASES[name], spec)
+    mesh, spec = communication.make_mesh(), communication.LAYOUTS["split"]
+    found = communication.measure(communication.CASES[name], spec, mesh)
     assert [one.kind for one in found] == ["all-reduce"] * REDUCTIONS[name]
     for one in found:
         assert all(math.prod(shape) <= 8 for shape in one.shapes)
@@ -82,8 +82,8 @@ def test_split_parameters_need_scalars_only(name):
 
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_replicated_parameters_need_no_communication(name):
-    spec = communication.LAYOUTS["replicated"]
-    assert communication.measure(communication.CASES[name], spec) == []
+    mesh, spec = communication.make_mesh(), communication.LAYOUTS["replicated"]
+    assert communication.measure(communication.CASES[name], spec, mesh) == []
 
 
 def test_parts_by_hand_need_as_little():
@@ -127,6 +127,36 @@ def test_reading_of_loops(mesh):
     compiled = jax.jit(step, out_shardings=replicated).lower(*arguments).compile()
     found = collectives.summary(collectives.read(compiled))
     assert found == {"all-reduce": {"count": 4, "bytes": 4 * 8 * 8 * 4}}
+
+
+def test_pieces_and_halves_count_once():
+    """As TPU programs have them; the operands of a start are in its result."""
+    whole = "all-gather(%x.0), channel_id=82, dimensions={0}, backend_config="
+    config = '{"async_collective_fusion_config":{"flag_start":"%s","flag_end":"%s"}}'
+    text = f"""
+%head (x.0: f32[8]) -> f32[32] {{
+  %x.0 = f32[8]{{0:T(128)}} parameter(0)
+  ROOT %gather.0 = f32[32]{{0:T(128)}} {whole}{config % ("-1", "-1")}
+}}
+
+%middle (x.0: f32[8]) -> f32[32] {{
+  %x.0 = f32[8]{{0:T(128)}} parameter(0)
+  ROOT %gather.1 = f32[32]{{0:T(128)}} {whole}{config % ("2", "8")}
+}}
+
+ENTRY %main (x: f32[8]) -> f32[32] {{
+  %x = f32[8]{{0:T(128)}} parameter(0)
+  %start = (f32[8]{{0:T(128)}}, f32[8]{{0:T(128)S(1)}}, u32[], u32[]) \
+collective-permute-start(%x), source_target_pairs={{{{0,1}},{{1,0}}}}
+  %done = f32[8]{{0:T(128)S(1)}} collective-permute-done(%start)
+  %fusion.0 = f32[32]{{0:T(128)}} fusion(%done), kind=kCustom, calls=%head
+  ROOT %fusion.1 = f32[32]{{0:T(128)}} fusion(%done), kind=kCustom, calls=%middle
+}}
+"""
+    assert collectives.summary(collectives.read(text)) == {
+        "all-gather": {"count": 1, "bytes": 4 * 32},
+        "collective-permute": {"count": 1, "bytes": 4 * 8},
+    }
 
 
 def test_bytes_on_a_ring():
