@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import collectives, weak_scaling
+from benchmarks import collectives, weak_scaling, weak_scaling_report
+from benchmarks.scaling_models import Model
 
 
 def small_model():
@@ -18,14 +19,15 @@ def small_model():
         name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
     }
     inputs = jax.ShapeDtypeStruct((64, 16), jnp.float32)
-    return weak_scaling.Model(params, inputs, loss, stacked=False)
+    return Model(params, inputs, loss, stacked=False)
 
 
 def rows(layout, num_devices):
     found = []
+    mesh = weak_scaling.make_mesh(jax.devices()[:num_devices])
     for optimizer, make in weak_scaling.OPTIMIZERS.items():
         sent = weak_scaling.compile_step(
-            small_model(), make(), weak_scaling.LAYOUTS[layout], num_devices
+            small_model(), make(), weak_scaling.LAYOUTS[layout], mesh
         )
         found.append(
             {
@@ -60,9 +62,9 @@ def test_fully_sharded_adds_scalars_and_the_formulas_hold():
         assert {kind: size for kind, size in added.items() if size} == {
             "all-reduce": 2 * 2 * 2 * 4
         }
-    further = weak_scaling.extrapolate(found)
+    further = weak_scaling_report.extrapolate(found)
     assert all(row["holds"] for row in further)
-    assert len(further) == 3 * len(weak_scaling.EXTRAPOLATED)
+    assert len(further) == 3 * len(weak_scaling_report.EXTRAPOLATED)
     most = max(row["num_devices"] for row in further)
     for row in further:
         bytes_per_kind = {k: v["bytes"] for k, v in row["collectives"].items()}
@@ -87,5 +89,29 @@ def test_what_depends_on_the_number_of_devices_is_not_extrapolated():
         }
 
     for size, holds in ((64, True), (96, False)):
-        further = weak_scaling.extrapolate([row(4, size), row(8, 64)])
+        further = weak_scaling_report.extrapolate([row(4, size), row(8, 64)])
         assert [row["holds"] for row in further] == [holds] * len(further)
+
+
+def test_table_of_what_does_and_does_not_fit():
+    def row(optimizer, **more):
+        series = {"model": "resnet50", "layout": "data parallel", "num_devices": 16}
+        return {"optimizer": optimizer, "fits": True, **series, **more}
+
+    def sent(count, size):
+        summary = {"all-reduce": {"count": count, "bytes": size}}
+        return {"collectives": summary, "sent_bytes": float(size)}
+
+    one = [
+        row("sgd", **sent(1000, 4000)),
+        row("adamw", **sent(1001, 4000)),
+        row("nlcg", fits=False),
+    ]
+    [*_, line] = weak_scaling_report.table(one)
+    assert line == (
+        "| resnet50 | data parallel | 16 | 1,000 | 1 | does not fit "
+        "| 4,000 | 0 | does not fit |"
+    )
+    # Where SGD's does not fit there is nothing to compare with.
+    [*_, line] = weak_scaling_report.table([row("sgd", fits=False), *one[1:]])
+    assert line.count("does not fit") == 6
