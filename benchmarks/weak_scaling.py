@@ -21,6 +21,8 @@ are. Writes `results.json`, `table.md` and, for virtual devices, `bytes.png`.
 """
 
 import argparse
+import concurrent.futures
+import itertools
 import json
 import pathlib
 import subprocess
@@ -121,46 +123,49 @@ def parameter_layout(
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def measure(model_name: str, mesh: Mesh) -> list[dict[str, Any]]:
-    """All layouts and optimizers of a model, on these devices.
+def measure(model_name: str, layout: str, mesh: Mesh) -> list[dict[str, Any]]:
+    """All optimizers, for a model and a layout on these devices.
 
     Where a step does not fit into a device's memory, its row says so, without the rest.
     """
     model = MODELS[model_name]()
     rows = []
-    for layout, split in LAYOUTS.items():
-        for optimizer, make in OPTIMIZERS.items():
-            row = {
-                "model": model_name,
-                "layout": layout,
-                "optimizer": optimizer,
-                "num_devices": mesh.size,
-            }
-            try:
-                found = compile_step(model, make(), split, mesh)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                row["fits"] = False
-            else:
-                row["fits"] = True
-                row["collectives"] = collectives.summary(found)
-                row["sent_bytes"] = sum(one.sent(mesh.size) for one in found)
-            rows.append(row)
+    for optimizer, make in OPTIMIZERS.items():
+        row = {
+            "model": model_name,
+            "layout": layout,
+            "optimizer": optimizer,
+            "num_devices": mesh.size,
+        }
+        try:
+            found = compile_step(model, make(), LAYOUTS[layout], mesh)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            row["fits"] = False
+        else:
+            row["fits"] = True
+            row["collectives"] = collectives.summary(found)
+            row["sent_bytes"] = sum(one.sent(mesh.size) for one in found)
+        rows.append(row)
     return rows
 
 
-def measure_virtual() -> list[dict[str, Any]]:
-    """Rows for the CPU's virtual devices; their number is fixed when JAX starts."""
-    rows = []
-    for model in MODELS:
-        for num_devices in COMPILED:
-            command = [sys.executable, "-m", "benchmarks.weak_scaling"]
-            command += ["--one", model, str(num_devices)]
-            output = subprocess.check_output(command, text=True)
-            rows += json.loads(output.splitlines()[-1])
-            print(f"{model} on {num_devices}: done", flush=True)
-    return rows
+def measure_all(places: Sequence[str], processes: int) -> list[dict[str, Any]]:
+    """Rows for all models and layouts; a process for each, on each of these devices.
+
+    The number of virtual devices is fixed when a process starts.
+    """
+
+    def measure_one(what: tuple[str, str, str]) -> list[dict[str, Any]]:
+        command = [sys.executable, "-m", "benchmarks.weak_scaling", "--one", *what]
+        output = subprocess.check_output(command, text=True)
+        print(*what, "done", flush=True)
+        return json.loads(output.splitlines()[-1])
+
+    everything = itertools.product(MODELS, LAYOUTS, places)
+    with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+        return [row for rows in pool.map(measure_one, everything) for row in rows]
 
 
 def main() -> None:
@@ -172,26 +177,28 @@ def main() -> None:
     parser.add_argument(
         "--compile-for", nargs="+", metavar="TARGET", help="v5e:4x4, v5e:16x16, ..."
     )
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "DEVICES"))
+    parser.add_argument("--processes", type=int, default=1, help="at the same time")
+    parser.add_argument("--one", nargs=3, metavar=("MODEL", "LAYOUT", "DEVICES"))
     parser.add_argument("--write", action="store_true", help="only table and plot")
     arguments = parser.parse_args()
     if arguments.one:
-        model, num_devices = arguments.one
-        jax.config.update("jax_num_cpu_devices", int(num_devices))
-        print(json.dumps(measure(model, make_mesh(jax.devices()))))
+        model, layout, place = arguments.one
+        if place.isdecimal():
+            jax.config.update("jax_num_cpu_devices", int(place))
+            devices = jax.devices()
+        else:
+            devices = topologies.devices(place)
+        print(json.dumps(measure(model, layout, make_mesh(devices))))
         return
     if not arguments.write:
         metrics.git_commit()  # as it is now, not when everything is compiled
-        if arguments.compile_for:
-            record = topologies.environment(arguments.compile_for[-1])
-            record["compiled_for"] = arguments.compile_for
-            rows = []
-            for model in MODELS:
-                for target in arguments.compile_for:
-                    rows += measure(model, make_mesh(topologies.devices(target)))
-                    print(f"{model} on {target}: done", flush=True)
+        targets = arguments.compile_for
+        if targets:
+            record = topologies.environment(targets[-1]) | {"compiled_for": targets}
         else:
-            record, rows = metrics.environment(max(COMPILED)), measure_virtual()
+            record = metrics.environment(max(COMPILED))
+        places = targets or [str(number) for number in COMPILED]
+        rows = measure_all(places, arguments.processes)
         arguments.out.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"rows": rows, **record}, indent=1) + "\n"
         (arguments.out / "results.json").write_text(text)
