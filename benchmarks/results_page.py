@@ -214,9 +214,24 @@ def sections() -> dict[str, str]:
                 f"{run}.step_cost --rounds 5 --times 3 \\\n"
                 "    --out benchmarks/results/step_cost"
             )
-            + "\nThe optimizer's own part of a step, on a CPU. `least passes` over the "
-            "parameters are those that its reads and writes need.\n\n"
+            + "\nThe optimizer's own part of a step, on a CPU. A pass reads or writes "
+            "as many bytes as the parameters have; the least is every argument read "
+            "once and every result written once.\n\n"
             + include("step_cost/cpu.md")
+            + "\nThe same read off the programs for an H100 and for a TPU, neither of "
+            "which was there, so that nothing is known of the time:\n\n"
+            + command(
+                "python -m venv .venv-topologies\n"
+                '.venv-topologies/bin/pip install -e ".[bench,topologies]"\n'
+                "for target in h100 v5e:2x2; do\n"
+                "    .venv-topologies/bin/python -m benchmarks.step_cost \\\n"
+                "        --compile-for $target --out benchmarks/results/step_cost\n"
+                "done"
+            )
+            + "\n"
+            + include("step_cost/h100.md")
+            + "\n"
+            + include("step_cost/v5e.md")
         ),
         "What curvature costs": (
             command(f"{run}.curvature_cost --out benchmarks/results/curvature_cost")
@@ -232,7 +247,8 @@ def sections() -> dict[str, str]:
         ),
         "Communication": (
             "What updates and whole training steps send between devices, read off "
-            "compiled programs, is under [scaling](scaling.md).\n"
+            "programs compiled for CPUs and for TPU pods, is under "
+            "[scaling](scaling.md).\n"
         ),
         "The input pipeline": (
             command(
