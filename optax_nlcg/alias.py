@@ -120,6 +120,19 @@ def _share_previous_step(
         )
         return direction, rate, search._replace(previous_update=step)
 
+    def advance(state: Tree, before: Tree, params: Tree) -> Tree:
+        direction, rate, search = state
+        bfgs, old = direction.preconditioner, before[0].preconditioner
+        # BFGS has set these parameters already, but early, while the old ones are still
+        # wanted, of which that needs a copy. So they are set again after the direction.
+        skipped, _ = jax.lax.optimization_barrier(
+            (bfgs.num_skipped != old.num_skipped, direction.gz)
+        )
+        bfgs = bfgs._replace(
+            previous_params=tree.select(skipped, old.previous_params, params)
+        )
+        return direction._replace(preconditioner=bfgs), rate, search
+
     def init_fn(params: Tree) -> Tree:
         state = optimizer.init(params)
         return forget(state) if shares(state) else state
@@ -129,9 +142,10 @@ def _share_previous_step(
     ) -> tuple[Tree, Tree]:
         if not shares(state) or params is None:
             return optimizer.update(updates, state, params, **extra_args)
-        full = recall(state, params)
-        updates, state = optimizer.update(updates, full, params, **extra_args)
-        return updates, forget(state)
+        updates, new_state = optimizer.update(
+            updates, recall(state, params), params, **extra_args
+        )
+        return updates, forget(advance(new_state, state, params))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -153,16 +153,19 @@ def scale_by_diagonal_bfgs(
             # An entry may overflow, in float16 above all; it would never come back.
             return jnp.where(curved & jnp.isfinite(corrected), corrected, h)
 
+        # Without a finite y's there is nothing to correct, so it needs no selection.
         diagonal = tree.map_components(correct, state.diagonal, hs, y)
         new_state = DiagonalBfgsState(
             count=optax.safe_increment(state.count),
             num_skipped=state.num_skipped,
-            diagonal=diagonal,
+            diagonal=None,
             previous_params=params,
             previous_gradient=tree.cast_like(updates, state.previous_gradient),
         )
         z = divide(diagonal)
-        masked, new_state = tree.skip_unless(finite, z, new_state, state)
-        return masked if mask else z, new_state
+        masked, new_state = tree.skip_unless(
+            finite, z, new_state, state._replace(diagonal=None)
+        )
+        return masked if mask else z, new_state._replace(diagonal=diagonal)
 
     return Preconditioner(init_fn, update_fn)
