@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.experimental.shard_alike import shard_alike
 from jax.typing import ArrayLike, DTypeLike
 
 from optax_nlcg import shards
@@ -177,7 +176,9 @@ def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> T
     """
 
     def leaf_like(x):
-        return shard_alike(x, jnp.full_like(x, value, dtype=dtype))[1]
+        leaf = jnp.full_like(x, value, dtype=dtype)
+        # A choice by x between two that are one: it ties layouts and computes nothing.
+        return jnp.where(x != x, leaf, leaf)
 
     return jax.tree.map(leaf_like, tree)
 
