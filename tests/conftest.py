@@ -1,5 +1,19 @@
-"""Eight CPU devices for every test, so that parallel modes can be compared."""
+"""Eight CPU devices for every test, and programs that are quickly compiled."""
+
+import importlib.metadata
+import os
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Compiling is nearly all that the suite does, and two thirds of that is the emission of
+# fusions through MLIR, which JAX before 0.11 can do without, and LLVM's optimisation.
+# What is done before, such as placing collectives, is as ever. `XLA_FLAGS= make test`
+# tests what users run, as does every run with a newer JAX.
+if int(importlib.metadata.version("jaxlib").split(".")[1]) < 11:
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2 "
+        "--xla_backend_optimization_level=0",
+    )

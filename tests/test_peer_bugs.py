@@ -4,6 +4,8 @@ Each test names the fault. That all rules equal linear conjugate gradients, sign
 included, is tested in test_direction.py and, with the search, in test_wolfe_search.py.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,7 @@ def test_no_clamped_denominators(x64, exponent):
     b = jnp.asarray(np.random.default_rng(1).normal(size=30))
     scale = 2.0**exponent
 
+    @functools.partial(jax.jit, compiler_options=common.OPTIMIZED)
     def steps(scale):
         return minimize(
             lambda x: scale * (x @ a @ x / 2 - b @ x),

@@ -55,7 +55,7 @@ def start(arguments, num_devices):
         env={
             **os.environ,
             "JAX_NUM_CPU_DEVICES": str(num_devices),
-            "XLA_FLAGS": QUICK_TO_COMPILE,
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
