@@ -3,11 +3,12 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
 RUN = .venv/bin/python
 
-.PHONY: help demo test lint types notebooks docs package clean
+.PHONY: help demo test versions lint types notebooks docs package clean
 
 help:
 	@echo "make demo      train with NLCG against tuned baselines on an embedded data set"
 	@echo "make test      run the test suite"
+	@echo "make versions  run the tests with the oldest and the newest versions"
 	@echo "make lint      check style (ruff)"
 	@echo "make types     check types (pyright)"
 	@echo "make notebooks run the notebooks from top to bottom"
@@ -30,6 +31,11 @@ demo: .venv/installed-bench
 
 test: .venv/installed-bench+flax+test
 	$(RUN) -m pytest -n auto --dist worksteal
+
+# `make versions SETS=oldest` for one of them. Each Python has to be there.
+versions: .venv/installed-bench
+	$(RUN) -m benchmarks.versions --out benchmarks/results/versions \
+		$(if $(SETS),--only $(SETS))
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
