@@ -59,7 +59,7 @@ package: .venv/installed-dev
 	$(PYTHON) -m venv .venv-package
 	.venv-package/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
 	.venv-package/bin/python tests/package_smoke.py
-	.venv-package/bin/python -m pip --disable-pip-version-check install --quiet "flax>=0.12"
+	.venv-package/bin/python -m pip --disable-pip-version-check install --quiet "flax>=0.12.2"
 	cd $$(mktemp -d) && PATH="$(CURDIR)/.venv-package/bin:$$PATH" \
 		$(CURDIR)/.venv/bin/pyright --verifytypes optax_nlcg --ignoreexternal
 
