@@ -1,14 +1,9 @@
 """Problems and loops that several test files share."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-# For what depends on the last digits: sums in several lanes are rounded less.
-OPTIMIZED = {"xla_backend_optimization_level": 3}
 
 
 def spd_matrix(eigenvalues, seed=0):
@@ -52,11 +47,7 @@ def exact_steps(tx, a, b, x, steps):
         x = x - step * p
         return (x, state), x
 
-    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
-    def run(carry):
-        return jax.lax.scan(body, carry, length=steps)
-
-    (_, state), iterates = run((x, tx.init(x)))
+    (_, state), iterates = jax.lax.scan(body, (x, tx.init(x)), None, length=steps)
     return np.concatenate([np.asarray(x)[None], np.asarray(iterates)]), state
 
 

@@ -4,8 +4,6 @@ Each test names the fault. That all rules equal linear conjugate gradients, sign
 included, is tested in test_direction.py and, with the search, in test_wolfe_search.py.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,11 +54,12 @@ def test_no_success_by_small_changes(x64):
 @pytest.mark.parametrize("exponent", [-40, 40])
 def test_no_clamped_denominators(x64, exponent):
     # jaxopt bounds g'g from below by 1e-6 and so does steepest descent when |g| < 1e-3.
-    a = common.spd_matrix(np.geomspace(1, 1e3, 30), seed=0)
+    # Worse conditions than this and rounding has a say in the number of steps.
+    a = common.spd_matrix(np.geomspace(1, 1e2, 30), seed=0)
     b = jnp.asarray(np.random.default_rng(1).normal(size=30))
     scale = 2.0**exponent
 
-    @functools.partial(jax.jit, compiler_options=common.OPTIMIZED)
+    @jax.jit
     def steps(scale):
         return minimize(
             lambda x: scale * (x @ a @ x / 2 - b @ x),
