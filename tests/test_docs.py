@@ -91,6 +91,8 @@ def scope_of(page):
 PAGES = {page.stem: BLOCK.findall(page.read_text()) for page in DOCS.glob("*.md")}
 
 
+# Of Equinox, which Optimistix imports, with JAX 0.8.
+@pytest.mark.filterwarnings(r"ignore:jax\.core\.\w+ is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
     "page", sorted(p for p, blocks in PAGES.items() if blocks and p not in NOT_RUN)
 )
