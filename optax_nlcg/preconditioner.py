@@ -24,12 +24,12 @@ class Preconditioner(optax.GradientTransformationExtraArgs):
         >>> tx = optax_nlcg.scale_by_hessian_diagonal()
         >>> isinstance(tx, optax_nlcg.Preconditioner)
         True
-        >>> x = jnp.ones(2)
-        >>> d = jnp.array([1., 3.])
+        >>> x = jnp.ones(4)
+        >>> d = jnp.array([1., 1., 2., 4.])
         >>> _, state = tx.update(x, tx.init(x), x, hessian_diagonal=d)
         >>> z, _ = tx.update(d, state, x, refresh=False)
         >>> print(z)  # d over d / mean(d)
-        [2. 2.]
+        [2. 2. 2. 2.]
     """
 
     __slots__ = ()
