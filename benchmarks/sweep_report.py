@@ -28,14 +28,26 @@ def chosen(rows: Sequence[Row]) -> Row | None:
     )
 
 
+def median(rows: Sequence[Row]) -> float:
+    """The median accuracy of trials: what an arbitrary setting gives.
+
+    A trial that was given up or diverged counts as worse than any other.
+    """
+    finished = [
+        row["validation_accuracy"] if row["status"] == "finished" else 0.0
+        for row in rows
+    ]
+    return float(np.median(finished))
+
+
 def summarize(out: pathlib.Path) -> str:
     """Makes tables and the plot from the rows; returns the tables."""
     rows = report.load(out / "final" / "results.jsonl")
     tried = report.load(out / "trials" / "results.jsonl")
     groups = report.group_rows(rows, "batch_size", "num_epochs", "optimizer")
     header = "optimizer", "batch", "steps", "learning rate", "schedule", "warm-up"
-    header += "decay", "smoothing", "own", "trials", "unfinished", "validation %"
-    header += "test %", "training accuracy %", "gradients", "seconds"
+    header += "decay", "smoothing", "own", "trials", "unfinished", "median trial %"
+    header += "validation %", "test %", "training accuracy %", "gradients", "seconds"
     lines = []
     for (batch_size, num_epochs, name), group in sorted(
         groups.items(),
@@ -66,6 +78,7 @@ def summarize(out: pathlib.Path) -> str:
                 f"{optimizers.SETTINGS[name]} {own:g}" if own is not None else "",
                 str(len(same)),
                 str(sum(row["status"] != "finished" for row in same)),
+                f"{100 * median(same):.2f}" if same else "",
                 f"{100 * best['validation_accuracy']:.2f}" if best else "",
                 f"{values.mean():.2f}{spread}",
                 f"{100 * _mean(group, 'train_accuracy'):.2f}",

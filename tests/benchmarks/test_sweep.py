@@ -76,6 +76,7 @@ def test_best_trial_is_chosen_among_those_that_finished():
         {"status": "given up"},
     ]
     assert sweep_report.chosen(rows) is rows[3]
+    assert sweep_report.median(rows) == 0.7
     assert sweep_report.chosen(rows[:1]) is None
 
 
