@@ -180,6 +180,21 @@ def sections() -> dict[str, str]:
             )
             + f"\n{sweep('sweep_digits_parts')}"
         ),
+        "Digits, a residual network with batch norm": (
+            command(
+                f"{run}.sweep --config digits --model resnet8 --batch-sizes 1137 \\\n"
+                "    --num-epochs 10 --num-validation 300 --num-trials 16 \\\n"
+                "    --seeds 1 2 3 4 5 --out benchmarks/results/sweep_digits_resnet8 "
+                "\\\n    --optimizers nlcg nlcg_fr nlcg_constant nlcg_adam "
+                "nlcg_adam_constant \\\n        nlcg_muon sgd nesterov adamw lars "
+                "muon schedule_free"
+            )
+            + "\nFull batch, tuned as above; in 37 steps (`--num-epochs 30`) only some "
+            "of them: "
+            f"{download('sweep_digits_resnet8/table.md', 'the whole table')}.\n\n"
+            + image("sweep_digits_resnet8/accuracy.png", "Accuracy against steps")
+            + f"\n{sweep('sweep_digits_resnet8')}"
+        ),
         "The paper's protocol on CIFAR-100": (
             command(
                 f"{run}.train --config cifar100_resnet32 --optimizer nlcg \\\n"
