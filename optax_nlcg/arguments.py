@@ -137,5 +137,5 @@ def check_whole(stage: str, params: Any) -> None:
         raise ValueError(
             f"{stage} calls `value_fn` and needs all parameters, but some are masked: "
             "put it outside `optax.masked` or `optax.partition`, and freeze parameters "
-            "by `optax.freeze` before it."
+            "by `optax.masked(optax.set_to_zero(), frozen)` before it."
         )
