@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_nlcg import arguments, tree
-from optax_nlcg.preconditioner import Preconditioner
+from optax_nlcg._preconditioner import Preconditioner
 from optax_nlcg.tree import Tree
 
 
@@ -33,7 +33,7 @@ class DiagonalBfgsState(NamedTuple):
 
 def scale_by_diagonal_bfgs(
     initial: float = 1.0, eps: float = 1e-8, curvature_eps: float = 1e-8
-) -> Preconditioner:
+) -> optax.GradientTransformationExtraArgs:
     r"""Divides by the diagonal of a BFGS approximation of the Hessian.
 
     With :math:`s` the step that was really taken, the difference of the parameters, and

@@ -9,8 +9,8 @@ import optax
 from jax.typing import DTypeLike
 
 from optax_nlcg import arguments, tree
+from optax_nlcg._preconditioner import Preconditioner
 from optax_nlcg.beta import BetaRule, InnerProducts, get_beta_rule
-from optax_nlcg.preconditioner import Preconditioner
 from optax_nlcg.tree import Tree
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from optax_nlcg import arguments, shards, tree
+from optax_nlcg._preconditioner import Preconditioner
 from optax_nlcg.curvature import METHODS, hessian_diagonal
-from optax_nlcg.preconditioner import Preconditioner
 from optax_nlcg.tree import Tree
 
 _ABSENT: Any = object()
@@ -56,7 +56,7 @@ def scale_by_hessian_diagonal(
     averaging: str = "row_norm",
     average_spatial: bool = False,
     seed: int = 0,
-) -> Preconditioner:
+) -> optax.GradientTransformationExtraArgs:
     r"""Divides by a running average of the Hessian's diagonal.
 
     With :math:`\bar d` the average of the estimates so far and :math:`m` the mean of

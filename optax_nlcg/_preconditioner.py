@@ -21,8 +21,9 @@ class Preconditioner(optax.GradientTransformationExtraArgs):
 
     Examples:
         >>> import jax.numpy as jnp, optax_nlcg
+        >>> from optax_nlcg._preconditioner import Preconditioner
         >>> tx = optax_nlcg.scale_by_hessian_diagonal()
-        >>> isinstance(tx, optax_nlcg.Preconditioner)
+        >>> isinstance(tx, Preconditioner)
         True
         >>> x = jnp.ones(4)
         >>> d = jnp.array([1., 1., 2., 4.])
