@@ -226,7 +226,8 @@ def sections() -> dict[str, str]:
         ),
         "What an update costs": (
             command(
-                f"{run}.step_cost --rounds 5 --times 3 \\\n"
+                f"{run}.step_cost --num-parameters 1000000 10000000 \\\n"
+                "    --rounds 5 --times 3 \\\n"
                 "    --out benchmarks/results/step_cost"
             )
             + "\nThe optimizer's own part of a step, on a CPU. A pass reads or writes "
