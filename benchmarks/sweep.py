@@ -60,21 +60,23 @@ class Space:
 
 
 # Three decades of learning rates for everyone, about where each is used.
+_NLCG = Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0))
+_NLCG_ADAM = Space((0.0003, 0.3), (0.8, 0.9, 0.95, 1.0), decoupled=True)
 SPACES = {
-    "nlcg": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
-    "nlcg_online": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
-    "nlcg_pr": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
+    "nlcg": _NLCG,
+    "nlcg_online": _NLCG,
+    "nlcg_pr": _NLCG,
     "nlcg_hutchinson": Space((0.03, 30.0), (0.03, 0.1, 0.3, 1.0)),
     "nlcg_gnb": Space((0.03, 30.0), (0.03, 0.1, 0.3, 1.0)),
-    "nlcg_adam": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 1.0), decoupled=True),
+    "nlcg_adam": _NLCG_ADAM,
     "nlcg_muon": Space((0.001, 1.0), (0.8, 0.9, 0.95, 1.0), decoupled=True),
     # Parts of NLCG: what each of them earns.
-    "nlcg_fr": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
-    "nlcg_fr_step": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
-    "nlcg_fr_bfgs": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
-    "nlcg_no_rollback": Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0)),
+    "nlcg_fr": _NLCG,
+    "nlcg_fr_step": _NLCG,
+    "nlcg_fr_bfgs": _NLCG,
+    "nlcg_no_rollback": _NLCG,
     "nlcg_constant": Space((0.1, 100.0), (0.8, 0.9, 0.95, 0.98)),
-    "nlcg_adam_fr": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 1.0), decoupled=True),
+    "nlcg_adam_fr": _NLCG_ADAM,
     "nlcg_adam_constant": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 0.98), decoupled=True),
     "sgd_step": Space((0.1, 100.0)),
     "sgd": Space((0.1, 100.0)),
