@@ -29,8 +29,7 @@ import optax
 import optax.contrib
 
 import optax_nlcg
-from benchmarks import hlo_traffic, metrics, report, topologies
-from benchmarks.resnet50 import ResNet50
+from benchmarks import hlo_traffic, metrics, report, scaling_models, topologies
 
 Tree = Any
 
@@ -86,16 +85,6 @@ def matrices(num_parameters: int, width: int = WIDTH) -> Tree:
         }
         for i in range(layers)
     }
-
-
-def resnet50() -> Tree:
-    """Shapes of ResNet-50's parameters, most of which are in few of its 161 arrays."""
-    images = jnp.zeros((1, 224, 224, 3))
-    network = ResNet50(1000)
-    variables = jax.eval_shape(
-        lambda key: network.init(key, images, train=True), jax.random.key(0)
-    )
-    return variables["params"]
 
 
 def size(tree: Tree) -> int:
@@ -275,7 +264,8 @@ def main() -> None:
         device, *_ = topologies.devices(target)
         for number in arguments.num_parameters or [10**8]:
             rows += count("matrices", matrices(number, WIDTH_OF_COMPILED), device)
-        rows += count("resnet50", resnet50(), device)
+        # Most of its parameters are in few of its 161 arrays.
+        rows += count("resnet50", scaling_models.resnet50().params, device)
         environment = topologies.environment(target)
         name = target.split(":")[0]
         caption = f"One update. {topologies.circumstances(target)}\n\n"

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from benchmarks import step_cost
+from benchmarks import scaling_models, step_cost
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,6 @@ def test_timed_and_counted_rows_make_tables(monkeypatch):
 
 
 def test_resnet50_has_many_arrays():
-    shapes = jax.tree.leaves(step_cost.resnet50())
+    shapes = jax.tree.leaves(scaling_models.resnet50().params)
     assert len(shapes) == 161
     assert sum(shape.size for shape in shapes) == 25_557_032
