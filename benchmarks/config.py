@@ -13,8 +13,8 @@ class Config:
     """One training run; its result depends on these settings, not on the machine.
 
     Attributes:
-      dataset: digits, cifar10, cifar100, or image_folder: JPEG or PNG files in
-        <data_dir>/train/<class>/ and <data_dir>/val/<class>/.
+      dataset: a key of `benchmarks.data.DATASETS`, or image_folder: JPEG or PNG files
+        in <data_dir>/train/<class>/ and <data_dir>/val/<class>/.
       data_dir: the folder that holds the data set's official folder.
       image_size: height and width of the crops out of an image_folder's files.
       num_workers: processes of this host that read an image_folder's files.

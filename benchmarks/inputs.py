@@ -173,7 +173,8 @@ def draw(config: Config, batch: Tree, key: jax.Array) -> Tree:
     """
     if config.dataset == IMAGE_FOLDER or not config.augment:
         return batch
-    crops = data.draw_crops(key, config.batch_size)
+    height = data.info(config.dataset).image_shape[0]
+    crops = data.draw_crops(key, config.batch_size, height)
     shape = config.num_microbatches, config.batch_size // config.num_microbatches
     return batch, jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), crops)
 

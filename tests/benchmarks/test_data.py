@@ -52,6 +52,21 @@ def test_cifar_rows_become_images(cifar100):
     assert train.images[3, 5, 7, 2] == pixels[3, 2 * 1024 + 5 * 32 + 7]
 
 
+def test_shrunk_images_are_means_over_squares(cifar100, monkeypatch):
+    folder, _ = cifar100
+    small = data.DATASETS["cifar100_16x16"]._replace(num_train=20, num_test=10)
+    monkeypatch.setitem(data.DATASETS, "cifar100_16x16", small)
+    whole = data.load("cifar100", "train", folder.parent)
+    train = data.load("cifar100_16x16", "train", folder.parent)
+    assert train.images.shape == (20, *small.image_shape)
+    assert train.images.dtype == np.uint8
+    np.testing.assert_array_equal(train.labels, whole.labels)
+    for row, column in [(0, 0), (5, 7), (15, 15)]:
+        square = whole.images[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        error = train.images[:, row, column] - square.mean((1, 2))
+        assert np.abs(error).max() <= 0.5
+
+
 def test_missing_file_says_what_to_download(cifar100):
     folder, _ = cifar100
     (folder / "test").unlink()
@@ -129,18 +144,20 @@ def test_indices_depend_on_nothing_but_seed_and_step():
     np.testing.assert_array_equal(first, data.batch_indices(3, 7, 16, 50))
 
 
-def test_crops_match_numpy():
+@pytest.mark.parametrize(("height", "padding"), [(16, 2), (32, 4)])
+def test_crops_match_numpy(height, padding):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (9, 12, 10, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (9, height, 10, 3), dtype=np.uint8)
     indices = rng.integers(0, 9, 200)
-    crops = data.draw_crops(jax.random.key(0), 200)
-    assert set(np.unique(crops.offsets)) == set(range(9))
+    crops = data.draw_crops(jax.random.key(0), 200, height)
+    assert set(np.unique(crops.offsets)) == set(range(2 * padding + 1))
     assert 60 < np.sum(crops.flips) < 140
 
-    padded = np.pad(images, [(0, 0), (4, 4), (4, 4), (0, 0)])
+    sides = padding, padding
+    padded = np.pad(images, [(0, 0), sides, sides, (0, 0)])
     expected = []
     for index, (row, column), flip in zip(indices, *map(np.array, crops), strict=True):
-        cut = padded[index, row : row + 12, column : column + 10]
+        cut = padded[index, row : row + height, column : column + 10]
         expected.append(cut[:, ::-1] if flip else cut)
     taken = jax.jit(data.take_crops)(jnp.asarray(images), jnp.asarray(indices), crops)
     assert taken.dtype == jnp.uint8

@@ -125,7 +125,8 @@ def test_value_fn_is_the_loss_of_the_mini_batch(one_device, num_devices):
 def test_step_averages_over_microbatches(one_device):
     config, model, arguments, (new, scalars) = one_device
     state, (images, labels), indices, _ = arguments
-    crops = data.draw_crops(inputs.step_keys(config, 0, 0).crops, 64)
+    key = inputs.step_keys(config, 0, 0).crops
+    crops = data.draw_crops(key, 64, images.shape[1])
     losses, accuracies, gradients, statistics = [], [], [], []
 
     @jax.jit
