@@ -47,7 +47,7 @@ def nlcg(
     Returns:
         The optimizer. With the default line search ``update`` needs ``value=``, the
         loss of this step, and with the default preconditioner ``params``. The default
-        state holds five copies of the parameters.
+        state holds four copies of the parameters.
 
     Raises:
         ValueError: if an argument is out of range or a rule is unknown.
@@ -76,7 +76,7 @@ def nlcg(
     if line_search is None:
         line_search = scale_by_step_line_search()
     arguments.check_transformation("line_search", line_search)
-    return _share_previous_step(
+    return _share_history(
         optax.chain(
             scale_by_conjugate_direction(
                 preconditioner, beta_rule=beta_rule, beta_bounds=beta_bounds
@@ -87,67 +87,84 @@ def nlcg(
     )
 
 
-def _share_previous_step(
+def _share_history(
     optimizer: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps the last step once where both diagonal BFGS and the search want it.
+    """Keeps once what diagonal BFGS remembers and another stage wants too.
 
-    BFGS remembers the parameters of the last step; the update that the search takes a
-    part of back is their difference from those of this step.
+    BFGS has the gradient and the parameters of the last step. The rule for beta may
+    want that gradient; the update that the search takes a part of back is the
+    difference of those parameters from the ones of this step.
     """
     shared = optax.EmptyState()
 
-    def shares(state: Tree) -> bool:
-        direction, _, search = state
-        return (
-            isinstance(direction.preconditioner, DiagonalBfgsState)
-            and isinstance(search, LossLineSearchState)
-            and search.previous_update is not None
-        )
-
     def forget(state: Tree) -> Tree:
         direction, rate, search = state
-        return direction, rate, search._replace(previous_update=shared)
+        if not isinstance(direction.preconditioner, DiagonalBfgsState):
+            return state
+        if direction.previous_gradient is not None:
+            direction = direction._replace(previous_gradient=shared)
+        if _takes_back(search):
+            search = search._replace(previous_update=shared)
+        return direction, rate, search
 
     def recall(state: Tree, params: Tree) -> Tree:
         direction, rate, search = state
         bfgs = direction.preconditioner
-        step = jax.tree.map(
-            # Without a step before there are no parameters of it.
-            lambda x, old: jnp.where(bfgs.count > 0, x - old, 0),
-            params,
-            bfgs.previous_params,
-        )
-        return direction, rate, search._replace(previous_update=step)
+        if direction.previous_gradient is not None:
+            # Behind two barriers, since BFGS looks at it bare and behind one: seeing
+            # the same again, the compiler would keep differences formed for BFGS.
+            gradient = tree.conceal(tree.conceal(bfgs.previous_gradient))
+            direction = direction._replace(previous_gradient=gradient)
+        if _takes_back(search):
+            step = jax.tree.map(
+                # Without a step before there are no parameters of it.
+                lambda x, old: jnp.where(bfgs.count > 0, x - old, 0),
+                params,
+                bfgs.previous_params,
+            )
+            search = search._replace(previous_update=step)
+        return direction, rate, search
 
-    def advance(state: Tree, before: Tree, params: Tree) -> Tree:
+    def advance(state: Tree, before: Tree, updates: Tree, params: Tree) -> Tree:
         direction, rate, search = state
         bfgs, old = direction.preconditioner, before[0].preconditioner
-        # BFGS has set these parameters already, but early, while the old ones are still
-        # wanted, of which that needs a copy. So they are set again after the direction.
+        # BFGS has set these already, but early, while the old ones are still wanted, of
+        # which that needs a copy. So they are set again after the direction.
         skipped, _ = jax.lax.optimization_barrier(
             (bfgs.num_skipped != old.num_skipped, direction.gz)
         )
-        bfgs = bfgs._replace(
-            previous_params=tree.select(skipped, old.previous_params, params)
-        )
+        if direction.previous_gradient is not None:
+            updates = tree.cast_like(updates, old.previous_gradient)
+            bfgs = bfgs._replace(
+                previous_gradient=tree.select(skipped, old.previous_gradient, updates)
+            )
+        if _takes_back(search):
+            bfgs = bfgs._replace(
+                previous_params=tree.select(skipped, old.previous_params, params)
+            )
         return direction._replace(preconditioner=bfgs), rate, search
 
     def init_fn(params: Tree) -> Tree:
-        state = optimizer.init(params)
-        return forget(state) if shares(state) else state
+        return forget(optimizer.init(params))
 
     def update_fn(
         updates: Tree, state: Tree, params: Tree = None, **extra_args: Any
     ) -> tuple[Tree, Tree]:
-        if not shares(state) or params is None:
+        if params is None or not isinstance(state[0].preconditioner, DiagonalBfgsState):
             return optimizer.update(updates, state, params, **extra_args)
-        updates, new_state = optimizer.update(
+        outputs, new_state = optimizer.update(
             updates, recall(state, params), params, **extra_args
         )
-        return updates, forget(advance(new_state, state, params))
+        return outputs, forget(advance(new_state, state, updates, params))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _takes_back(search: Tree) -> bool:
+    return (
+        isinstance(search, LossLineSearchState) and search.previous_update is not None
+    )
 
 
 def nonlinear_cg(

@@ -14,21 +14,31 @@ def rosenbrock(x):
     return jnp.sum(100 * (x[1::2] - x[::2] ** 2) ** 2 + (1 - x[::2]) ** 2)
 
 
-def test_is_the_chain_of_its_stages():
-    alias = optax_nlcg.nlcg(1e-4, beta_rule="polak_ribiere", beta_bounds=(0.0, 0.9))
+@pytest.mark.parametrize("rule", ["polak_ribiere", "hager_zhang"])
+def test_is_the_chain_of_its_stages(rule):
+    """Also where it keeps the last gradient once, and after a step that is skipped."""
+    alias = optax_nlcg.nlcg(1e-4, beta_rule=rule, beta_bounds=(0.0, 0.9))
     chain = optax.chain(
         optax_nlcg.scale_by_conjugate_direction(
-            optax_nlcg.scale_by_diagonal_bfgs(),
-            beta_rule="polak_ribiere",
-            beta_bounds=(0.0, 0.9),
+            optax_nlcg.scale_by_diagonal_bfgs(), beta_rule=rule, beta_bounds=(0.0, 0.9)
         ),
         optax.scale_by_learning_rate(1e-4),
         optax_nlcg.scale_by_step_line_search(),
     )
-    x = jnp.array([-1.2, 1.0, 0.5, 2.0])
-    got, _, _ = common.descend(alias, rosenbrock, x, 40)
-    want, _, _ = common.descend(chain, rosenbrock, x, 40)
-    np.testing.assert_array_equal(got, want)
+    results = []
+    with jax.enable_x64(True):
+        for tx in alias, chain:
+            x = jnp.array([-1.2, 1.0, 0.5, 2.0])
+            x, state, _ = common.descend(tx, rosenbrock, x, 20)
+            bad, state = tx.update(jnp.full(4, jnp.nan), state, x, value=1.0)
+            np.testing.assert_array_equal(bad, 0)
+            for _ in range(20):
+                value, grads = jax.value_and_grad(rosenbrock)(x)
+                updates, state = tx.update(grads, state, x, value=value)
+                x = optax.apply_updates(x, updates)
+            assert state[0].num_skipped == 1
+            results.append((x, state[0].beta))
+    np.testing.assert_allclose(*map(jnp.hstack, results), rtol=1e-12)
 
 
 def test_takes_back_the_step_that_was_really_made():
@@ -163,8 +173,10 @@ def test_inject_hyperparams():
             2,
         ),
         ({}, 4),
+        ({"beta_rule": "hager_zhang"}, 4),
+        ({"beta_rule": "polak_ribiere", "line_search": optax.identity()}, 4),
     ],
-    ids=["fletcher_reeves", "hessian_diagonal", "default"],
+    ids=["fletcher_reeves", "hessian_diagonal", "default", "hager_zhang", "no_search"],
 )
 def test_memory_in_copies_of_the_parameters(parts, copies):
     params = {"w": jnp.zeros((30, 40)), "b": jnp.zeros(40)}
