@@ -67,13 +67,11 @@ def _kernels_as_matrices(params: optax.Params) -> optax.Params:
     )
 
 
-def _orthogonalized(
-    learning_rate: optax.ScalarOrSchedule, largest_beta: float = 1.0
-) -> optax.GradientTransformation:
-    """Conjugate directions of orthogonalised gradients; biases as in Adam.
+def _orthogonalize() -> optax.GradientTransformation:
+    """Muon's orthogonalisation of a gradient as a preconditioner; biases as in Adam.
 
-    Muon's orthogonalisation U V' of G = U S V' is its metric: g'z is then the sum of
-    the singular values, the nuclear norm.
+    Its U V' of G = U S V' is a metric: g'z is then the sum of the singular values, the
+    nuclear norm.
     """
     orthogonalize = optax.contrib.muon(
         1.0,
@@ -84,8 +82,7 @@ def _orthogonalized(
         consistent_rms=0.2,
     )
     # It descends; a preconditioner keeps the gradient's sign.
-    preconditioner = optax.chain(orthogonalize, optax.scale(-1.0))
-    return _nlcg(learning_rate, largest_beta, preconditioner=preconditioner)
+    return optax.chain(orthogonalize, optax.scale(-1.0))
 
 
 def _muon(
@@ -110,6 +107,7 @@ def _schedule_free(
 
 _NONE = optax.identity()
 _ADAM = optax.scale_by_adam(b1=0.0)
+_MUON = _orthogonalize()
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     # The paper's optimizer: Fletcher-Reeves, diagonal BFGS, step line search.
@@ -143,7 +141,8 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "nlcg_adam": partial(_nlcg, preconditioner=_ADAM),
     "nlcg_adam_fr": partial(_nlcg, preconditioner=_ADAM, line_search=_NONE),
     "nlcg_adam_constant": partial(_constant_beta, preconditioner=_ADAM),
-    "nlcg_muon": _orthogonalized,
+    "nlcg_muon": partial(_nlcg, preconditioner=_MUON),
+    "nlcg_muon_constant": partial(_constant_beta, preconditioner=_MUON),
     # The authors' code as it runs.
     "ml_ncg": reference.ml_ncg,
     "sgd": optax.sgd,
@@ -174,6 +173,7 @@ SETTINGS = {
     ),
     "nlcg_constant": "beta",
     "nlcg_adam_constant": "beta",
+    "nlcg_muon_constant": "beta",
     "nlcg_hutchinson": "floor",
     "nlcg_gnb": "floor",
     "momentum": "momentum",

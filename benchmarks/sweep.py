@@ -78,6 +78,7 @@ SPACES = {
     "nlcg_constant": Space((0.1, 100.0), (0.8, 0.9, 0.95, 0.98)),
     "nlcg_adam_fr": _NLCG_ADAM,
     "nlcg_adam_constant": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 0.98), decoupled=True),
+    "nlcg_muon_constant": Space((0.001, 1.0), (0.8, 0.9, 0.95, 0.98), decoupled=True),
     "sgd_step": Space((0.1, 100.0)),
     "sgd": Space((0.1, 100.0)),
     "momentum": Space((0.03, 30.0), (0.8, 0.9, 0.95, 0.98)),
@@ -94,6 +95,7 @@ SPACES = {
 }
 SQUARE_ROOT = ("rmsprop", "adamw", "lars", "lamb", "muon", "nlcg_muon")
 SQUARE_ROOT += ("nlcg_adam", "nlcg_adam_fr", "nlcg_adam_constant")
+SQUARE_ROOT += ("nlcg_muon_constant",)
 WARMUPS = (0.02, 0.05, 0.1, 0.2)
 L2 = (1e-5, 1e-3)
 WEIGHT_DECAY = (1e-3, 1.0)
