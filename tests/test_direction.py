@@ -192,6 +192,24 @@ def test_rules_against_their_formulas():
                 np.testing.assert_allclose(got, beta, rtol=1e-9, err_msg=name)
 
 
+def test_fletcher_reeves_forgets_nothing(x64):
+    """Unrolled: every z since the restart over its own g'z, times the last g'z."""
+    rng = np.random.default_rng(0)
+    preconditioner = optax.stateless(lambda g, _: jax.tree.map(lambda g: g / scale, g))
+    scale = jnp.asarray(rng.uniform(0.5, 2, 4))
+    tx = optax_nlcg.scale_by_conjugate_direction(preconditioner)
+    state = tx.init(jnp.zeros(4))
+    total = jnp.zeros(4)
+    for i in range(6):
+        # Close to the sum so far, so that nothing starts anew.
+        g = jnp.asarray(np.ones(4) + 0.1 * rng.normal(size=4)) * 0.7**i
+        direction, state = tx.update(g, state)
+        z = g / scale
+        total += z / (g @ z)
+        np.testing.assert_allclose(direction, (g @ z) * total, rtol=1e-12)
+    assert state.since_restart == 6
+
+
 def test_a_number_is_the_heavy_ball():
     rng = np.random.default_rng(14)
     tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=0.5)
