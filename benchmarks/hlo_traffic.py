@@ -38,6 +38,12 @@ _FREE_CUSTOM_CALLS = {"AllocateBuffer", "ConcatBitcast"}
 _COLLECTIVES = ("all-", "reduce-scatter", "collective-", "send", "recv")
 # They read of their first operand as much as they give.
 _SLICES = {"slice", "dynamic-slice", "gather"}
+# Each element of their result needs that of each operand, and no other.
+_ELEMENTWISE = {
+    *("abs", "add", "and", "compare", "convert", "copy", "divide", "exponential"),
+    *("is-finite", "maximum", "minimum", "multiply", "negate", "not", "or", "power"),
+    *("rsqrt", "select", "sqrt", "subtract", "xor"),
+}
 # The same value under another name.
 _VIEWS = {"bitcast", "get-tuple-element"}
 
@@ -220,6 +226,10 @@ def _used(program: hlo.Program, name: str, value: str) -> int:
         if value in user.operands:
             if user.opcode in _VIEWS:
                 used += _used(program, name, user.name)
+            elif user.opcode in _ELEMENTWISE:
+                # What is not used of its result is not computed.
+                result = sum(array.num_bytes for array in user.arrays)
+                used += _used(program, name, user.name) * whole // max(1, result)
             else:
                 used += _taken(program, computation, user, value)
     return min(whole, used)

@@ -41,6 +41,7 @@ WITH_MANY_ARRAYS = (
     "sgd",
     "adamw",
     "nlcg",
+    "nlcg, flattened",
     "nlcg, Fletcher-Reeves alone",
     "nlcg, Hessian diagonal",
 )
@@ -56,6 +57,7 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adamw": lambda: optax.adamw(0.1),
     "sophia": lambda: optax.contrib.sophia(0.1),
     "nlcg": lambda: optax_nlcg.nlcg(0.1),
+    "nlcg, flattened": lambda: optax.flatten(optax_nlcg.nlcg(0.1)),
     "nlcg, no search": lambda: optax_nlcg.nlcg(0.1, line_search=optax.identity()),
     "nlcg, no preconditioner": lambda: optax_nlcg.nlcg(
         0.1, preconditioner=optax.identity()

@@ -63,6 +63,28 @@ def test_update_in_place_moves_what_it_updates():
     assert copied.num_bytes >= found.num_bytes + 2 * ARRAY
 
 
+def test_slices_of_what_is_computed_on_the_way():
+    """A fusion computes, and reads, no more of a sum than it gives a part of."""
+    program = """
+%fused (p.0: f32[8192], p.1: f32[8192]) -> (f32[1024], f32[2048]) {
+  %p.0 = f32[8192]{0} parameter(0)
+  %p.1 = f32[8192]{0} parameter(1)
+  %sum = f32[8192]{0} add(%p.0, %p.1)
+  %first = f32[1024]{0} slice(%sum), slice={[0:1024]}
+  %second = f32[2048]{0} slice(%sum), slice={[1024:3072]}
+  ROOT %both = (f32[1024]{0}, f32[2048]{0}) tuple(%first, %second)
+}
+
+ENTRY %main (x: f32[8192], y: f32[8192]) -> (f32[1024], f32[2048]) {
+  %x = f32[8192]{0} parameter(0)
+  %y = f32[8192]{0} parameter(1)
+  ROOT %out = (f32[1024]{0}, f32[2048]{0}) fusion(%x, %y), kind=kLoop, calls=%fused
+}
+"""
+    found = hlo_traffic.total(hlo_traffic.read(program))
+    assert found.num_bytes == 3 * 4 * 3072
+
+
 def test_every_branch_counts():
     def step(x, i):
         return jax.lax.switch(i, [jnp.sin, jnp.cos, lambda x: x], x)
