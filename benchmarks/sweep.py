@@ -171,10 +171,7 @@ def trials(base: Config, number: int) -> Iterator[Config]:
 
 def finals(base: Config, best: Row, seeds: Sequence[int]) -> Iterator[Config]:
     """The runs that test the chosen settings."""
-    tuned = {
-        name: best["config"][name]
-        for name in sample(base.optimizer, [0.0] * DIMENSIONS, base.batch_size)
-    }
+    tuned = {name: best["config"][name] for name in sweep_report.TUNED}
     for seed in seeds:
         yield dataclasses.replace(
             base, seed=seed, num_validation=0, out=base.out / "final", **tuned

@@ -8,7 +8,7 @@ writes `table.md`, `targets.md` (steps and seconds to given accuracies) and
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,10 @@ import numpy as np
 from benchmarks import optimizers, report
 
 Row = dict[str, Any]
+
+# What a trial chooses.
+TUNED = "learning_rate", "schedule", "warmup", "l2", "weight_decay", "label_smoothing"
+TUNED += ("optimizer_setting",)
 
 
 def chosen(rows: Sequence[Row]) -> Row | None:
@@ -40,9 +44,25 @@ def median(rows: Sequence[Row]) -> float:
     return float(np.median(finished))
 
 
+def tested(out: pathlib.Path) -> list[Row]:
+    """The runs that test what is chosen among all trials there are.
+
+    A sweep that went on with more trials has tested its former choices too.
+    """
+    names = "optimizer", "batch_size", "num_epochs"
+    trials = report.group_rows(report.load(out / "trials" / "results.jsonl"), *names)
+    best = {key: chosen(rows) for key, rows in trials.items()}
+    return [
+        row
+        for row in report.load(out / "final" / "results.jsonl")
+        if (choice := best[tuple(row["config"][name] for name in names)]) is not None
+        and all(row["config"][name] == choice["config"][name] for name in TUNED)
+    ]
+
+
 def summarize(out: pathlib.Path) -> str:
     """Makes tables and the plot from the rows; returns the tables."""
-    rows = report.load(out / "final" / "results.jsonl")
+    rows = tested(out)
     tried = report.load(out / "trials" / "results.jsonl")
     groups = report.group_rows(rows, "batch_size", "num_epochs", "optimizer")
     header = "optimizer", "batch", "steps", "learning rate", "schedule", "warm-up"
@@ -53,7 +73,7 @@ def summarize(out: pathlib.Path) -> str:
         groups.items(),
         key=lambda item: (*item[0][:2], -_mean(item[1], "test_accuracy")),
     ):
-        config, runs = group[0]["config"], len(group)
+        config = group[0]["config"]
         same = [
             row
             for row in tried
@@ -63,8 +83,6 @@ def summarize(out: pathlib.Path) -> str:
         ]
         best = chosen(same)
         own = config["optimizer_setting"]
-        values = np.array([100 * _number(row, "test_accuracy") for row in group])
-        spread = f" ± {values.std(ddof=1):.2f}" if runs > 1 else ""
         lines.append(
             (
                 name,
@@ -80,7 +98,7 @@ def summarize(out: pathlib.Path) -> str:
                 str(sum(row["status"] != "finished" for row in same)),
                 f"{100 * median(same):.2f}" if same else "",
                 f"{100 * best['validation_accuracy']:.2f}" if best else "",
-                f"{values.mean():.2f}{spread}",
+                _test_accuracy(group),
                 f"{100 * _mean(group, 'train_accuracy'):.2f}",
                 f"{_mean(group, 'gradient_equivalents'):.0f}",
                 f"{_mean(group, 'seconds'):.1f}",
@@ -93,6 +111,67 @@ def summarize(out: pathlib.Path) -> str:
     (out / "targets.md").write_text(to_reach)
     _plot(groups, out / "accuracy.png")
     return f"{table}\n{to_reach}"
+
+
+def by_steps(out: pathlib.Path) -> str:
+    """A sweep in short: test accuracy by optimizer and number of steps.
+
+    Args:
+      out: folder of the sweep.
+
+    Returns:
+      A table with the mean and the standard deviation over seeds in percent and, behind
+      the @, the learning rate; the best of the shortest runs first.
+    """
+
+    def cell(rows: Sequence[Row]) -> str:
+        return f"{_test_accuracy(rows)} @{rows[0]['config']['learning_rate']:g}"
+
+    rows = tested(out)
+    table = _by_steps(rows, rows, lambda rows: _mean(rows, "test_accuracy"), cell)
+    return f"{table}\n\n({report.circumstances(rows)})\n"
+
+
+def medians(out: pathlib.Path) -> str:
+    """What an arbitrary setting gives: the median of all trials of a sweep.
+
+    Args:
+      out: folder of the sweep.
+
+    Returns:
+      A table in percent, like that of `by_steps`; in brackets the number of trials.
+    """
+
+    def cell(rows: Sequence[Row]) -> str:
+        return f"{100 * median(rows):.2f} ({len(rows)})"
+
+    trials = report.load(out / "trials" / "results.jsonl")
+    return _by_steps(trials, report.load(out / "final" / "results.jsonl"), median, cell)
+
+
+def _by_steps(
+    rows: Sequence[Row],
+    finals: Sequence[Row],
+    value: Callable[[Sequence[Row]], float],
+    cell: Callable[[Sequence[Row]], str],
+) -> str:
+    """A row for each optimizer, a column for each length of run, named by `finals`."""
+    steps = {row["config"]["num_epochs"]: row["num_steps"] for row in finals}
+    groups = report.group_rows(rows, "optimizer", "num_epochs")
+
+    def order(name: str) -> list[float]:
+        return [
+            -value(groups[name, e]) if (name, e) in groups else 0.0 for e in lengths
+        ]
+
+    lengths = sorted(steps)
+    lines = [
+        (name, *(cell(groups[name, e]) if (name, e) in groups else "" for e in lengths))
+        for name in sorted({name for name, _ in groups}, key=order)
+    ]
+    return report.markdown(
+        ("optimizer", *(f"{steps[e]:,} steps" for e in lengths)), lines
+    )
 
 
 def targets(groups: dict[tuple, list[Row]], number: int = 3) -> str:
@@ -173,6 +252,12 @@ def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
 
 def _number(row: Row, key: str) -> float:
     return float(row.get(key, "nan"))
+
+
+def _test_accuracy(rows: Sequence[Row]) -> str:
+    values = np.array([100 * _number(row, "test_accuracy") for row in rows])
+    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:

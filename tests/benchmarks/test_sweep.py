@@ -1,6 +1,7 @@
 """Sweeps: the same budget for all, and nothing chosen by the test set."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -37,6 +38,7 @@ def test_samples_fill_the_space(name):
     assert {sample["optimizer_setting"] for sample in samples} == set(space.settings)
     assert {sample["warmup"] for sample in samples} == set(sweep.WARMUPS)
     for sample in samples:
+        assert set(sample) == set(sweep_report.TUNED)
         assert (sample["l2"] == 0) == space.decoupled
         assert (sample["weight_decay"] > 0) == space.decoupled
         # A config takes them, and an optimizer.
@@ -112,6 +114,51 @@ def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkey
     assert "momentum" in table
     assert (tmp_path / "table.md").read_text().startswith(table.splitlines()[0])
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+
+
+def test_short_tables(tmp_path):
+    def rows(folder, name, epochs, accuracies, rate=1.0):
+        path = tmp_path / folder / "results.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        config = dict.fromkeys(sweep_report.TUNED)
+        config |= {"optimizer": name, "num_epochs": epochs, "batch_size": 64}
+        with path.open("a") as file:
+            for seed, accuracy in enumerate(accuracies):
+                row = {
+                    "config": config | {"learning_rate": rate, "seed": seed},
+                    "status": "finished",
+                    "num_steps": 10 * epochs,
+                    "validation_accuracy": accuracy,
+                    "validation_loss": 1.0,
+                    "test_accuracy": accuracy,
+                    **{"platform": "tpu", "device": "TPU", "date": "2026-11-23"},
+                    "versions": {"jax": "1", "optax": "2"},
+                }
+                file.write(json.dumps(row) + "\n")
+
+    rows("trials", "sgd", 1, [0.5], rate=1.0)
+    rows("trials", "sgd", 1, [0.6], rate=2.0)
+    rows("trials", "lars", 1, [0.7])
+    rows("trials", "lars", 2, [0.7])
+    # Tested when there was one trial, and again when another was found to be better.
+    rows("final", "sgd", 1, [0.9, 0.9], rate=1.0)
+    rows("final", "sgd", 1, [0.6, 0.7], rate=2.0)
+    rows("final", "lars", 1, [0.75, 0.75])
+    rows("final", "lars", 2, [0.8])
+
+    def cells(table):
+        lines = [line for line in table.splitlines() if line.startswith("|")]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+    header, _, *lines = cells(sweep_report.by_steps(tmp_path))
+    assert header == ["optimizer", "10 steps", "20 steps"]
+    assert lines == [
+        ["lars", "75.00 ± 0.00 @1", "80.00 @1"],
+        ["sgd", "65.00 ± 7.07 @2", ""],
+    ]
+    header, _, *lines = cells(sweep_report.medians(tmp_path))
+    assert header == ["optimizer", "10 steps", "20 steps"]
+    assert lines == [["lars", "70.00 (1)", "70.00 (1)"], ["sgd", "55.00 (2)", ""]]
 
 
 def test_hopeless_trials_are_given_up(tmp_path):
