@@ -16,6 +16,7 @@ from jax.sharding import AxisType
 import optax_nlcg
 from benchmarks import results_page
 from optax_nlcg import flax, parallel, reference
+from tests import common
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -48,6 +49,10 @@ def guide(scope):
 def choosing(scope):
     assert float(scope["loss"]) < np.log(2)  # that of the first step
     assert scope["copies"](optax_nlcg.nlcg(0.1)) == 4  # as the page says
+    for name in ("with_adam", "with_muon"):
+        x = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+        _, _, losses = common.descend(scope[name], lambda x: jnp.sum(x**2), x, 20)
+        assert losses[-1] < 0.9 * losses[0]
 
 
 def migrating(scope):
