@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks import readme, report
+from benchmarks import readme, report, sweep_report
 
 DOCS = readme.ROOT / "docs"
 FOLDER = readme.ROOT / readme.RESULTS
@@ -56,8 +56,14 @@ def download(path: str, what: str) -> str:
 
 
 def from_readme(text: str) -> str:
-    """A section of the README, its pictures found from the docs."""
-    return re.sub(r"\]\(benchmarks/", "](../benchmarks/", text)
+    """A section of the README, its pictures and pages found from the docs."""
+    text = re.sub(r"\]\(benchmarks/", "](../benchmarks/", text)
+    return re.sub(r"\]\(docs/", "](", text)
+
+
+def sweep(folder: str) -> str:
+    """Test accuracies of a sweep by optimizer and number of steps."""
+    return sweep_report.by_steps(FOLDER / folder)
 
 
 def circumstances(rows: Mapping[str, Any]) -> str:
@@ -67,24 +73,6 @@ def circumstances(rows: Mapping[str, Any]) -> str:
         device = f"{rows['cpu_count']} CPU cores"
     versions = ", ".join(f"{p} {rows['versions'][p]}" for p in ("jax", "optax"))
     return f"({device}, {versions}, {rows['date'][:10]}.)\n"
-
-
-def sweep(folder: str) -> str:
-    """Test accuracies of a sweep by optimizer and number of steps."""
-    lines = (FOLDER / folder / "table.md").read_text().splitlines()
-    rows = [line.strip("| ").split("|") for line in lines if line.startswith("|")]
-    header, _, *rows = [[cell.strip() for cell in row] for row in rows]
-    cells = {}
-    for row in rows:
-        run = dict(zip(header, row, strict=True))
-        of = cells.setdefault(run["optimizer"], {})
-        of[run["steps"]] = f"{run['test %']} @{run['learning rate']}"
-    steps = sorted({count for of in cells.values() for count in of}, key=int)
-    table = report.markdown(
-        ("optimizer", *(f"{count} steps" for count in steps)),
-        [(name, *(of.get(s, "") for s in steps)) for name, of in cells.items()],
-    )
-    return f"{table}\n\n({lines[-1]})\n"
 
 
 def curvature_cost() -> str:
@@ -179,6 +167,25 @@ def sections() -> dict[str, str]:
                 "sweep_digits_parts/accuracy.png", "Accuracy of parts against steps"
             )
             + f"\n{sweep('sweep_digits_parts')}"
+        ),
+        "CIFAR-100 at 16x16 pixels, large batches": (
+            command(
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --num-epochs 2 4 --num-trials 12 \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16 \\\n"
+                "    --optimizers nlcg nlcg_adam nlcg_muon sgd nesterov adamw lars muon"
+            )
+            + "\n"
+            + from_readme(readme.small_photographs())
+            + "\nFour microbatches have batch statistics of their own. Twelve trials "
+            "each, and in the shorter runs twice as many for Muon with and without "
+            "conjugate directions. `nlcg_muon_constant` has a constant in place of the "
+            "rule for beta. "
+            f"{download('sweep_cifar100_16x16/table.md', 'The whole table')}.\n"
+            + "\nAccuracy on held-out images of the median trial, among as many as "
+            "are in brackets: what a setting drawn at random gives.\n\n"
+            + sweep_report.medians(FOLDER / "sweep_cifar100_16x16")
+            + "\n"
         ),
         "Digits, a residual network with batch norm": (
             command(
