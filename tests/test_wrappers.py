@@ -36,7 +36,7 @@ def always(step):
 def needs(wrapper):
     """Skips what Optax 0.2.5 has not got yet."""
     if wrapper in ("freeze", "selective_transform") and not hasattr(optax, wrapper):
-        pytest.skip(f"this Optax has no `{wrapper}`")
+        pytest.skip(f"`optax.{wrapper}` came after 0.2.5, the oldest supported")
 
 
 # Wrappers that change nothing: as nothing triggers what they are for.

@@ -14,7 +14,7 @@ import pytest
 
 def test_passes(): pass
 def test_fails(): assert False
-@pytest.mark.skip(reason="none")
+@pytest.mark.skip(reason="to be counted")
 def test_is_skipped(): pass
 @pytest.fixture
 def broken(): raise ValueError
