@@ -20,6 +20,8 @@ Row = dict[str, Any]
 # What a trial chooses.
 TUNED = "learning_rate", "schedule", "warmup", "l2", "weight_decay", "label_smoothing"
 TUNED += ("optimizer_setting",)
+# What it is chosen for.
+_FIXED = "batch_size", "num_epochs", "optimizer"
 
 
 def chosen(rows: Sequence[Row]) -> Row | None:
@@ -49,22 +51,24 @@ def tested(out: pathlib.Path) -> list[Row]:
 
     A sweep that went on with more trials has tested its former choices too.
     """
-    names = "optimizer", "batch_size", "num_epochs"
-    trials = report.group_rows(report.load(out / "trials" / "results.jsonl"), *names)
-    best = {key: chosen(rows) for key, rows in trials.items()}
+    best = {key: chosen(rows) for key, rows in _trials(out).items()}
     return [
         row
         for row in report.load(out / "final" / "results.jsonl")
-        if (choice := best[tuple(row["config"][name] for name in names)]) is not None
+        if (choice := best[tuple(row["config"][name] for name in _FIXED)]) is not None
         and all(row["config"][name] == choice["config"][name] for name in TUNED)
     ]
+
+
+def _trials(out: pathlib.Path) -> dict[tuple, list[Row]]:
+    return report.group_rows(report.load(out / "trials" / "results.jsonl"), *_FIXED)
 
 
 def summarize(out: pathlib.Path) -> str:
     """Makes tables and the plot from the rows; returns the tables."""
     rows = tested(out)
-    tried = report.load(out / "trials" / "results.jsonl")
-    groups = report.group_rows(rows, "batch_size", "num_epochs", "optimizer")
+    trials = _trials(out)
+    groups = report.group_rows(rows, *_FIXED)
     header = "optimizer", "batch", "steps", "learning rate", "schedule", "warm-up"
     header += "decay", "smoothing", "own", "trials", "unfinished", "median trial %"
     header += "validation %", "test %", "training accuracy %", "gradients", "seconds"
@@ -74,13 +78,7 @@ def summarize(out: pathlib.Path) -> str:
         key=lambda item: (*item[0][:2], -_mean(item[1], "test_accuracy")),
     ):
         config = group[0]["config"]
-        same = [
-            row
-            for row in tried
-            if row["config"]["optimizer"] == name
-            and row["config"]["batch_size"] == batch_size
-            and row["config"]["num_epochs"] == num_epochs
-        ]
+        same = trials[batch_size, num_epochs, name]
         best = chosen(same)
         own = config["optimizer_setting"]
         lines.append(
@@ -96,7 +94,7 @@ def summarize(out: pathlib.Path) -> str:
                 f"{optimizers.SETTINGS[name]} {own:g}" if own is not None else "",
                 str(len(same)),
                 str(sum(row["status"] != "finished" for row in same)),
-                f"{100 * median(same):.2f}" if same else "",
+                f"{100 * median(same):.2f}",
                 f"{100 * best['validation_accuracy']:.2f}" if best else "",
                 _test_accuracy(group),
                 f"{100 * _mean(group, 'train_accuracy'):.2f}",
