@@ -1,0 +1,197 @@
+"""What a wrong learning rate costs: tuned runs again, with other rates.
+
+    python -m benchmarks.rate_sensitivity benchmarks/results/sweep_cifar100_16x16 \
+        --num-epochs 2 --data-dir data
+
+takes what a sweep chose for each optimizer, multiplies the learning rate by powers of
+the square root of ten and trains anew, with seeds of their own. Accuracies are on the
+images that the sweep held out; the test set is not read. Everything else stays as it
+was chosen. Measured from an optimizer's own best rate this says nothing of the ranges
+that the sweep searched.
+
+Rows go to `<sweep>/rates/results.jsonl`, and a run that is there is not made again;
+beside them the table `table.md` and the plot `accuracy.png`.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import metrics, report, sweep, sweep_report
+from benchmarks.config import Config
+
+Row = dict[str, Any]
+
+# In half decades.
+EXPONENTS = (-4, -3, -2, -1, 0, 1, 2)
+
+
+def factor(exponent: int) -> float:
+    """What the chosen learning rate is multiplied by."""
+    return 10 ** (exponent / 2)
+
+
+def runs(
+    choice: Row, seeds: Sequence[int], data_dir: pathlib.Path, out: pathlib.Path
+) -> Iterator[tuple[int, Config]]:
+    """The runs of one optimizer, with their exponents.
+
+    Args:
+      choice: the trial that the sweep chose.
+      seeds: of the initial weights and the order of the images.
+      data_dir: as in `Config`.
+      out: as in `Config`.
+    """
+    config = Config(**choice["config"])
+    for exponent in EXPONENTS:
+        rate = float(f"{factor(exponent) * choice['config']['learning_rate']:.3g}")
+        for seed in seeds:
+            yield (
+                exponent,
+                dataclasses.replace(
+                    config,
+                    learning_rate=rate,
+                    seed=seed,
+                    give_up_at=None,
+                    data_dir=data_dir,
+                    out=out,
+                ),
+            )
+
+
+def accuracy(row: Row) -> float:
+    """In percent, on held-out images; zero for a run that diverged."""
+    return 100 * row["validation_accuracy"] if row["status"] == "finished" else 0.0
+
+
+def summarize(rows: dict[str, list[tuple[int, Row]]], out: pathlib.Path) -> str:
+    """Makes the table and the plot.
+
+    Args:
+      rows: by optimizer, each with its exponent.
+      out: folder to write to.
+
+    Returns:
+      The table: mean accuracy at each factor, and how many decades of learning rates
+      around the best keep nine tenths of its accuracy. The steadiest first.
+    """
+    means = {}
+    for name, of_optimizer in rows.items():
+        by_exponent: dict[int, list[float]] = {}
+        for exponent, row in of_optimizer:
+            by_exponent.setdefault(exponent, []).append(accuracy(row))
+        means[name] = {e: float(np.mean(v)) for e, v in sorted(by_exponent.items())}
+    widths = {name: width(curve) for name, curve in means.items()}
+    order = sorted(means, key=lambda name: -widths[name])
+    header = "optimizer", "learning rate"
+    header += tuple(f"x {factor(exponent):.2g}" for exponent in EXPONENTS)
+    header += ("decades at 9/10",)
+    lines = []
+    for name in order:
+        chosen = next(row for exponent, row in rows[name] if exponent == 0)
+        lines.append(
+            (
+                name,
+                f"{chosen['config']['learning_rate']:g}",
+                *(f"{means[name][e]:.1f}" for e in EXPONENTS),
+                f"{widths[name]:.1f}",
+            )
+        )
+    every = [row for of_optimizer in rows.values() for _, row in of_optimizer]
+    table = report.markdown(header, lines)
+    table += f"\n\n({report.circumstances(every)})\n"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(table)
+    _plot({name: means[name] for name in order}, out / "accuracy.png")
+    return table
+
+
+def width(curve: dict[int, float], share: float = 0.9) -> float:
+    """Decades of learning rates with at least a share of the best accuracy.
+
+    Between neighbouring rates accuracy is taken to change linearly with the logarithm
+    of the rate. Only the stretch around the best counts.
+
+    Args:
+      curve: accuracy by exponent, ascending.
+      share: of the best accuracy.
+    """
+    at, values = np.array(list(curve)) / 2, np.array(list(curve.values()))
+    best, least = int(values.argmax()), share * values.max()
+
+    def reach(side: np.ndarray, here: np.ndarray) -> float:
+        below = np.flatnonzero(side < least)
+        if not len(below):
+            return here[-1]
+        i = below[0]
+        part = (side[i - 1] - least) / (side[i - 1] - side[i])
+        return here[i - 1] + part * (here[i] - here[i - 1])
+
+    upper = reach(values[best:], at[best:])
+    lower = reach(values[best::-1], at[best::-1])
+    return float(upper - lower)
+
+
+def _plot(means: dict[str, dict[int, float]], path: pathlib.Path) -> None:
+    """Accuracy against the factor: itself, and as a share of the best."""
+    figure, (left, right) = report.new_figure(2)
+    for name, curve in means.items():
+        at = [factor(exponent) for exponent in curve]
+        values = np.array(list(curve.values()))
+        left.plot(at, values, **report.line_style(name))
+        right.plot(at, 100 * values / values.max(), **report.line_style(name))
+    left.set_ylabel("accuracy on held-out images, %")
+    right.set_ylabel("share of the best, %")
+    for axis in (left, right):
+        axis.set_xscale("log")
+        axis.set_xlabel("learning rate, relative to the one chosen")
+        axis.set_ylim(bottom=0)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    report.save_figure(figure, path)
+
+
+def main() -> None:
+    """Makes the runs that are not there yet, and reports on all."""
+    parser = argparse.ArgumentParser(description="What a wrong learning rate costs.")
+    parser.add_argument("sweep", type=pathlib.Path)
+    parser.add_argument("--num-epochs", type=float, required=True)
+    parser.add_argument("--optimizers", nargs="+", help="default: all of the sweep")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[4, 5])
+    parser.add_argument("--data-dir", type=pathlib.Path, default=pathlib.Path("data"))
+    parser.add_argument("--out", type=pathlib.Path, help="default: <sweep>/rates")
+    arguments = parser.parse_args()
+    if sweep.TUNING_SEED in arguments.seeds:
+        parser.error(
+            f"--seeds must not have {sweep.TUNING_SEED}: settings are chosen by it"
+        )
+    metrics.git_commit()  # as it is now, not when the runs end
+    out = arguments.out or arguments.sweep / "rates"
+    trials = report.load(arguments.sweep / "trials" / "results.jsonl")
+    rows: dict[str, list[tuple[int, Row]]] = {}
+    groups = report.group_rows(trials, "optimizer", "num_epochs")
+    for (name, num_epochs), group in groups.items():
+        choice = sweep_report.chosen(group)
+        if num_epochs != arguments.num_epochs or choice is None:
+            continue
+        if arguments.optimizers and name not in arguments.optimizers:
+            continue
+        rows[name] = []
+        for exponent, config in runs(choice, arguments.seeds, arguments.data_dir, out):
+            row = sweep.run_or_recall(config)
+            rows[name].append((exponent, row))
+            print(f"{name} x {factor(exponent):.2g}: {accuracy(row):.2f} %", flush=True)
+    if not rows:
+        parser.error(
+            f"{arguments.sweep} has no trials of {arguments.num_epochs} epochs"
+        )
+    print(summarize(rows, out))
+    print(f"Rows, table and plot: {out}")
+
+
+if __name__ == "__main__":
+    main()
