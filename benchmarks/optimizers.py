@@ -24,6 +24,7 @@ from optax_nlcg import (
     scale_by_curvature_line_search,
     scale_by_hessian_diagonal,
     scale_by_online_line_search,
+    scale_by_orthogonalization,
     scale_by_step_line_search,
 )
 
@@ -67,24 +68,6 @@ def _kernels_as_matrices(params: optax.Params) -> optax.Params:
     )
 
 
-def _orthogonalize() -> optax.GradientTransformation:
-    """Muon's orthogonalisation of a gradient as a preconditioner; biases as in Adam.
-
-    Its U V' of G = U S V' is a metric: g'z is then the sum of the singular values, the
-    nuclear norm.
-    """
-    orthogonalize = optax.contrib.muon(
-        1.0,
-        beta=0.0,
-        nesterov=False,
-        adam_b1=0.0,
-        muon_weight_dimension_numbers=_kernels_as_matrices,
-        consistent_rms=0.2,
-    )
-    # It descends; a preconditioner keeps the gradient's sign.
-    return optax.chain(orthogonalize, optax.scale(-1.0))
-
-
 def _muon(
     learning_rate: optax.ScalarOrSchedule, beta: float = 0.95
 ) -> optax.GradientTransformation:
@@ -106,8 +89,9 @@ def _schedule_free(
 
 
 _NONE = optax.identity()
-_ADAM = optax.scale_by_adam(b1=0.0)
-_MUON = _orthogonalize()
+# Adam's without its average of gradients, and without the buffer for that.
+_ADAM = optax.scale_by_rms(0.999, eps_in_sqrt=False, bias_correction=True)
+_MUON = scale_by_orthogonalization()
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     # The paper's optimizer: Fletcher-Reeves, diagonal BFGS, step line search.

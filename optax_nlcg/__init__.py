@@ -42,6 +42,9 @@ from optax_nlcg.loss_search import (
 from optax_nlcg.minimize import MinimizeResult as MinimizeResult
 from optax_nlcg.minimize import Status as Status
 from optax_nlcg.minimize import minimize as minimize
+from optax_nlcg.orthogonal import (
+    scale_by_orthogonalization as scale_by_orthogonalization,
+)
 from optax_nlcg.value_and_grad import (
     value_and_grad_from_state as value_and_grad_from_state,
 )

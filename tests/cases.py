@@ -39,6 +39,12 @@ OPTIMIZERS = {
     "diagonal_estimated": lambda: direction(
         optax_nlcg.scale_by_hessian_diagonal(update_every=2)
     ),
+    "orthogonalization": lambda: optax.chain(
+        optax_nlcg.scale_by_conjugate_direction(
+            optax_nlcg.scale_by_orthogonalization(), beta_bounds=(0.0, 0.5)
+        ),
+        descent(lambda count: 0.9**count),
+    ),
     "step": lambda: searched(optax_nlcg.scale_by_step_line_search()),
     "online": lambda: searched(optax_nlcg.scale_by_online_line_search(rollback=False)),
     "curvature": lambda: searched(

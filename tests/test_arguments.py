@@ -234,6 +234,10 @@ CONSTRUCTORS = {
             "seed": integer(),
         },
     ),
+    optax_nlcg.scale_by_orthogonalization: (
+        {},
+        {"matrices": [(1, TypeError), ("yes", TypeError), ([0.5], TypeError)]},
+    ),
     optax_nlcg.scale_by_step_line_search: (
         {},
         {"period": integer(0, -1), **LOSS_SEARCH},

@@ -1,0 +1,192 @@
+"""Orthogonalisation against singular values and against Optax's Muon."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import optax_nlcg
+
+SHAPES = [(5, 5), (4, 9), (9, 4), (3, 3, 2, 8), (1, 6), (6, 1)]
+
+
+def draw(shape, seed=0, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def apply(gradient, **options):
+    tx = optax_nlcg.scale_by_orthogonalization(**options)
+    return tx.update(gradient, tx.init(gradient))[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_singular_vectors_stay_and_singular_values_become_one(shape):
+    with jax.enable_x64(True):
+        gradient = draw(shape, dtype=np.float64)
+        z = apply(gradient)
+        matrix = gradient.reshape(-1, shape[-1])
+        u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+        z = np.asarray(z).reshape(matrix.shape) / (0.2 * max(matrix.shape) ** 0.5)
+        values = u.T @ z @ vt.T
+        # What five steps of Muon's iteration make of singular values that are not small
+        assert s.min() / np.linalg.norm(s) > 0.01
+        assert np.all((np.diag(values) > 0.65) & (np.diag(values) < 1.25))
+        np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-12)
+        np.testing.assert_allclose(u @ values @ vt, z, atol=1e-12)  # nothing else
+        # The nuclear norm, roughly: a metric.
+        assert 0.65 * s.sum() < np.sum(matrix * z) < 1.25 * s.sum()
+
+
+@pytest.mark.skipif(
+    "consistent_rms" not in inspect.signature(optax.contrib.muon).parameters,
+    reason="this Optax's Muon takes no kernels and has no `consistent_rms`",
+)
+def test_is_muon_without_momentum():
+    """Kernels by Newton-Schulz, the rest by Adam, step after step."""
+
+    def dimensions(params):
+        last = optax.contrib.MuonDimensionNumbers
+        return jax.tree.map(
+            lambda x: (
+                last(tuple(range(x.ndim - 1)), x.ndim - 1) if x.ndim > 1 else None
+            ),
+            params,
+        )
+
+    muon = optax.contrib.muon(
+        -1.0,
+        beta=0.0,
+        nesterov=False,
+        adam_b1=0.0,
+        muon_weight_dimension_numbers=dimensions,
+        consistent_rms=0.2,
+    )
+    tx = optax_nlcg.scale_by_orthogonalization()
+    trees = [
+        {str(shape): draw(shape, seed) for shape in [*SHAPES, (7,), ()]}
+        for seed in range(3)
+    ]
+    got_state, want_state = tx.init(trees[0]), muon.init(trees[0])
+    for gradients in trees:
+        got, got_state = tx.update(gradients, got_state, gradients)
+        want, want_state = muon.update(gradients, want_state, gradients)
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-3, atol=1e-4),
+            got,
+            want,
+        )
+
+
+@settings(deadline=None, max_examples=20)
+@given(exponent=st.integers(-36, 36), dtype=st.sampled_from(["float32", "bfloat16"]))
+def test_length_of_the_gradient_does_not_matter(exponent, dtype):
+    gradient = draw((4, 6))
+    # A power of two changes no digit.
+    scaled = (gradient * 2.0 ** (3 * exponent)).astype(dtype)
+    z = apply(scaled)
+    assert z.dtype == dtype
+    np.testing.assert_array_equal(z, apply(gradient.astype(dtype)))
+
+
+def test_float16_and_zero():
+    # Neither squares nor, of the largest entry being one, their sum fit.
+    z = apply(60_000 * jnp.ones((300, 300), jnp.float16))
+    assert jnp.all((z > 0) & (z < jnp.inf))
+    np.testing.assert_array_equal(apply(jnp.zeros((3, 4))), np.zeros((3, 4)))
+    np.testing.assert_array_equal(apply(jnp.zeros(4)), np.zeros(4))
+
+
+def test_squares_that_do_not_fit_do_not_stay():
+    tx = optax_nlcg.scale_by_orthogonalization()
+    state = tx.init(jnp.ones(2, jnp.float16))
+    for size in (1e4, 1.0):
+        z, state = tx.update(jnp.array([size, 1.0], jnp.float16), state)
+        assert jnp.all((z > 0) & (z < jnp.inf))
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+
+
+def test_chosen_matrices_take_no_memory_and_the_rest_is_adams():
+    params = {"kernel": draw((4, 6)), "embedding": draw((8, 3)), "bias": draw((5,))}
+    chosen = {"kernel": True, "embedding": False, "bias": False}
+    adam = optax.scale_by_adam(b1=0.0)
+    want, _ = adam.update(params, adam.init(params))
+    for matrices in (chosen, lambda tree: {name: chosen[name] for name in tree}):
+        tx = optax_nlcg.scale_by_orthogonalization(matrices)
+        z, state = tx.update(params, tx.init(params))
+        for name in ("embedding", "bias"):
+            np.testing.assert_allclose(z[name], want[name], rtol=1e-5)
+        np.testing.assert_allclose(z["kernel"], apply(params["kernel"]), rtol=1e-6)
+        sizes = sorted(leaf.size for leaf in jax.tree.leaves(state))
+        assert sizes == [1, 5, 24]
+    # In `nlcg`, with no search: the direction, and this.
+    optimizer = optax_nlcg.nlcg(
+        0.1,
+        preconditioner=optax_nlcg.scale_by_orthogonalization(),
+        line_search=optax.identity(),
+    )
+    state = optimizer.init({"kernel": jnp.zeros((100, 100))})
+    assert 10_000 <= sum(leaf.size for leaf in jax.tree.leaves(state)) < 10_020
+
+
+@pytest.mark.parametrize(
+    ("matrices", "error", "message"),
+    [
+        ({"w": 1}, TypeError, "`matrices` must be a tree of bools"),
+        ("w", TypeError, "`matrices` must be a tree of bools"),
+        (lambda params: {"w": "yes"}, TypeError, "`matrices` must be a tree of bools"),
+        ({"w": True}, ValueError, r"shape \(3,\) and dtype float32: leave it out"),
+        ({"v": True}, ValueError, "(?i)dict"),
+    ],
+)
+def test_bad_choices(matrices, error, message):
+    with pytest.raises(error, match=message):
+        optax_nlcg.scale_by_orthogonalization(matrices).init({"w": jnp.ones(3)})
+    complex_ones = {"w": jnp.ones((2, 2), jnp.complex64)}
+    with pytest.raises(ValueError, match="dtype complex64: leave it out"):
+        optax_nlcg.scale_by_orthogonalization({"w": True}).init(complex_ones)
+
+
+@pytest.mark.parametrize("spec", [P("d"), P(None, "d"), P()])
+def test_sharded_under_jit(spec):
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    gradient = draw((8, 12))
+    split = jax.device_put(gradient, NamedSharding(mesh, spec))
+    got = jax.jit(apply)(split)
+    np.testing.assert_allclose(got, apply(gradient), rtol=1e-3, atol=1e-5)
+    assert got.sharding.is_equivalent_to(split.sharding, 2)
+
+
+def test_over_shards_takes_whole_matrices_only():
+    params = {"kernel": draw((8, 4)), "bias": draw((8,))}
+    stage = optax_nlcg.scale_by_conjugate_direction(
+        optax_nlcg.scale_by_orthogonalization()
+    )
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def update(specs):
+        tx = optax_nlcg.parallel.over_shards(stage, specs)
+
+        def step(params):
+            updates, state = tx.update(params, tx.init(params), params)
+            return updates, state.gz
+
+        return jax.jit(
+            jax.shard_map(step, mesh=mesh, in_specs=(specs,), out_specs=(specs, P()))
+        )(params)
+
+    want, state = stage.update(params, stage.init(params), params)
+    got, gz = update({"kernel": P(), "bias": P("d")})
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), got, want
+    )
+    np.testing.assert_allclose(gz, state.gz, rtol=1e-5)
+    with pytest.raises(ValueError, match="needs whole matrices"):
+        update({"kernel": P("d"), "bias": P()})
