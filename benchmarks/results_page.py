@@ -66,6 +66,17 @@ def sweep(folder: str) -> str:
     return sweep_report.by_steps(FOLDER / folder)
 
 
+def fewer_trials(folder: str) -> str:
+    """What the optimizers of a sweep come to with smaller budgets."""
+    return (
+        "\nWith fewer trials the best of them is worse. The mean of its accuracy over "
+        "all choices of so many of the trials, on held-out images, in percent:\n\n"
+        + image(f"{folder}/budget.png", "Accuracy against the number of trials")
+        + "\n"
+        + include(f"{folder}/budget.md")
+    )
+
+
 def circumstances(rows: Mapping[str, Any]) -> str:
     """Where a result file with one environment comes from."""
     device = rows["device"]
@@ -142,7 +153,9 @@ def sections() -> dict[str, str]:
             + image("sweep_digits/accuracy.png", "Accuracy against the number of steps")
             + f"\n{sweep('sweep_digits')}"
             + "\nThe shortest of these runs that reach an accuracy on average, and "
-            "what one of them takes:\n\n" + include("sweep_digits/targets.md")
+            "what one of them takes:\n\n"
+            + include("sweep_digits/targets.md")
+            + fewer_trials("sweep_digits")
         ),
         "Digits, what each part of NLCG earns": (
             command(
@@ -182,10 +195,7 @@ def sections() -> dict[str, str]:
             "conjugate directions. `nlcg_muon_constant` has a constant in place of the "
             "rule for beta. "
             f"{download('sweep_cifar100_16x16/table.md', 'The whole table')}.\n"
-            + "\nAccuracy on held-out images of the median trial, among as many as "
-            "are in brackets: what a setting drawn at random gives.\n\n"
-            + sweep_report.medians(FOLDER / "sweep_cifar100_16x16")
-            + "\n"
+            + fewer_trials("sweep_cifar100_16x16")
         ),
         "Digits, a residual network with batch norm": (
             command(
@@ -201,6 +211,7 @@ def sections() -> dict[str, str]:
             f"{download('sweep_digits_resnet8/table.md', 'the whole table')}.\n\n"
             + image("sweep_digits_resnet8/accuracy.png", "Accuracy against steps")
             + f"\n{sweep('sweep_digits_resnet8')}"
+            + fewer_trials("sweep_digits_resnet8")
         ),
         "The paper's protocol on CIFAR-100": (
             command(

@@ -2,13 +2,15 @@
 
     python -m benchmarks.sweep_report runs/sweep
 
-writes `table.md`, `targets.md` (steps and seconds to given accuracies) and
-`accuracy.png` beside the rows that `benchmarks.sweep` left.
+writes `table.md`, `targets.md` (steps and seconds to given accuracies), `budget.md`
+(what fewer trials come to), `accuracy.png` and `budget.png` beside the rows that
+`benchmarks.sweep` left.
 """
 
 import argparse
+import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,9 @@ Row = dict[str, Any]
 # What a trial chooses.
 TUNED = "learning_rate", "schedule", "warmup", "l2", "weight_decay", "label_smoothing"
 TUNED += ("optimizer_setting",)
+# How many trials `budgets` tells of.
+BUDGETS = 1, 2, 4, 8, 16, 32
+
 # What it is chosen for.
 _FIXED = "batch_size", "num_epochs", "optimizer"
 
@@ -60,12 +65,16 @@ def tested(out: pathlib.Path) -> list[Row]:
     ]
 
 
+def _all(groups: dict[tuple, list[Row]]) -> list[Row]:
+    return [row for rows in groups.values() for row in rows]
+
+
 def _trials(out: pathlib.Path) -> dict[tuple, list[Row]]:
     return report.group_rows(report.load(out / "trials" / "results.jsonl"), *_FIXED)
 
 
 def summarize(out: pathlib.Path) -> str:
-    """Makes tables and the plot from the rows; returns the tables."""
+    """Makes tables and plots from the rows; returns the tables."""
     rows = tested(out)
     trials = _trials(out)
     groups = report.group_rows(rows, *_FIXED)
@@ -107,8 +116,10 @@ def summarize(out: pathlib.Path) -> str:
     (out / "table.md").write_text(table)
     to_reach = f"{targets(groups)}\n\n{report.circumstances(rows)}\n"
     (out / "targets.md").write_text(to_reach)
+    with_fewer = f"{budgets(out)}\n\n{report.circumstances(_all(trials))}\n"
+    (out / "budget.md").write_text(with_fewer)
     _plot(groups, out / "accuracy.png")
-    return f"{table}\n{to_reach}"
+    return f"{table}\n{to_reach}\n{with_fewer}"
 
 
 def by_steps(out: pathlib.Path) -> str:
@@ -121,55 +132,108 @@ def by_steps(out: pathlib.Path) -> str:
       A table with the mean and the standard deviation over seeds in percent and, behind
       the @, the learning rate; the best of the shortest runs first.
     """
-
-    def cell(rows: Sequence[Row]) -> str:
-        return f"{_test_accuracy(rows)} @{rows[0]['config']['learning_rate']:g}"
-
     rows = tested(out)
-    table = _by_steps(rows, rows, lambda rows: _mean(rows, "test_accuracy"), cell)
-    return f"{table}\n\n({report.circumstances(rows)})\n"
-
-
-def medians(out: pathlib.Path) -> str:
-    """What an arbitrary setting gives: the median of all trials of a sweep.
-
-    Args:
-      out: folder of the sweep.
-
-    Returns:
-      A table in percent, like that of `by_steps`; in brackets the number of trials.
-    """
-
-    def cell(rows: Sequence[Row]) -> str:
-        return f"{100 * median(rows):.2f} ({len(rows)})"
-
-    trials = report.load(out / "trials" / "results.jsonl")
-    return _by_steps(trials, report.load(out / "final" / "results.jsonl"), median, cell)
-
-
-def _by_steps(
-    rows: Sequence[Row],
-    finals: Sequence[Row],
-    value: Callable[[Sequence[Row]], float],
-    cell: Callable[[Sequence[Row]], str],
-) -> str:
-    """A row for each optimizer, a column for each length of run, named by `finals`."""
-    steps = {row["config"]["num_epochs"]: row["num_steps"] for row in finals}
+    steps = {row["config"]["num_epochs"]: row["num_steps"] for row in rows}
+    lengths = sorted(steps)
     groups = report.group_rows(rows, "optimizer", "num_epochs")
 
     def order(name: str) -> list[float]:
         return [
-            -value(groups[name, e]) if (name, e) in groups else 0.0 for e in lengths
+            -_mean(groups[name, e], "test_accuracy") if (name, e) in groups else 0.0
+            for e in lengths
         ]
 
-    lengths = sorted(steps)
+    def cell(name: str, num_epochs: float) -> str:
+        group = groups.get((name, num_epochs))
+        if group is None:
+            return ""
+        return f"{_test_accuracy(group)} @{group[0]['config']['learning_rate']:g}"
+
     lines = [
-        (name, *(cell(groups[name, e]) if (name, e) in groups else "" for e in lengths))
+        (name, *(cell(name, e) for e in lengths))
         for name in sorted({name for name, _ in groups}, key=order)
     ]
-    return report.markdown(
-        ("optimizer", *(f"{steps[e]:,} steps" for e in lengths)), lines
+    header = "optimizer", *(f"{steps[e]:,} steps" for e in lengths)
+    return f"{report.markdown(header, lines)}\n\n({report.circumstances(rows)})\n"
+
+
+def budgets(out: pathlib.Path) -> str:
+    """What tuning comes to with fewer trials than a sweep has.
+
+    A budget of n trials gives the best of n; here it is the mean of that over all
+    choices of n among the trials there are (Dodge et al., 2019, arXiv 1909.03004).
+
+    Args:
+      out: folder of the sweep, which also gets the plot, `budget.png`.
+
+    Returns:
+      A table in percent of the held-out images; the best with one trial first.
+    """
+    finals = report.load(out / "final" / "results.jsonl")
+    steps = {
+        key: rows[0]["num_steps"]
+        for key, rows in report.group_rows(finals, *_FIXED[:2]).items()
+    }
+    groups: dict[tuple[int, int], dict[str, list[float]]] = {}
+    for (batch_size, num_epochs, name), rows in _trials(out).items():
+        values = [
+            100 * row["validation_accuracy"] if row["status"] == "finished" else 0.0
+            for row in rows
+        ]
+        curve = [expected_best(values, n) for n in range(1, len(values) + 1)]
+        key = batch_size, steps[batch_size, num_epochs]
+        groups.setdefault(key, {})[name] = curve
+    _plot_budgets(groups, out / "budget.png")
+    most = max(len(curve) for curves in groups.values() for curve in curves.values())
+    shown = [n for n in BUDGETS if n <= most]
+    lines = [
+        (
+            *(f"{number:,}" for number in key),
+            name,
+            *(f"{curve[n - 1]:.1f}" if n <= len(curve) else "" for n in shown),
+        )
+        for key, curves in sorted(groups.items())
+        for name, curve in sorted(curves.items(), key=lambda item: -item[1][0])
+    ]
+    header = "batch", "steps", "optimizer"
+    header += tuple(f"{n} trial{'s' * (n > 1)}" for n in shown)
+    return report.markdown(header, lines)
+
+
+def expected_best(values: Sequence[float], number: int) -> float:
+    """The mean of the largest of `number` values over all choices of so many."""
+    # The i-th smallest is the largest of a choice if all others are below it.
+    ways = [math.comb(i, number - 1) for i in range(len(values))]
+    return float(np.dot(ways, np.sort(values)) / math.comb(len(values), number))
+
+
+def _plot_budgets(
+    groups: dict[tuple[int, int], dict[str, list[float]]], path: pathlib.Path
+) -> None:
+    """The best of n trials against n, a panel for each batch size and length of run."""
+    figure, axes = report.new_figure(len(groups))
+    for axis, (key, curves) in zip(axes, sorted(groups.items()), strict=True):
+        for name, curve in curves.items():
+            trials = np.arange(1, len(curve) + 1)
+            marks = np.isin(trials, BUDGETS)
+            axis.plot(trials, curve, markevery=marks, **report.line_style(name))
+        axis.set_title("batch {:,}, {:,} steps".format(*key), fontsize=11)
+        axis.set_xlabel("trials")
+        axis.set_ylabel("accuracy of the best, %")
+        axis.set_xscale("log", base=2)
+        ticks = [n for n in BUDGETS if n <= max(map(len, curves.values()))]
+        axis.set_xticks(ticks, [str(n) for n in ticks])
+    handles = {}
+    for axis in axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(),
+        handles,
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
     )
+    report.save_figure(figure, path)
 
 
 def targets(groups: dict[tuple, list[Row]], number: int = 3) -> str:

@@ -1,11 +1,14 @@
 """Sweeps: the same budget for all, and nothing chosen by the test set."""
 
 import dataclasses
+import itertools
 import json
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks import data, optimizers, report, schedules, sweep, sweep_report
 from benchmarks.config import Config
@@ -156,9 +159,23 @@ def test_short_tables(tmp_path):
         ["lars", "75.00 ± 0.00 @1", "80.00 @1"],
         ["sgd", "65.00 ± 7.07 @2", ""],
     ]
-    header, _, *lines = cells(sweep_report.medians(tmp_path))
-    assert header == ["optimizer", "10 steps", "20 steps"]
-    assert lines == [["lars", "70.00 (1)", "70.00 (1)"], ["sgd", "55.00 (2)", ""]]
+    header, _, *lines = cells(sweep_report.budgets(tmp_path))
+    assert header == ["batch", "steps", "optimizer", "1 trial", "2 trials"]
+    assert lines == [
+        ["64", "10", "lars", "70.0", ""],
+        ["64", "10", "sgd", "55.0", "60.0"],
+        ["64", "20", "lars", "70.0", ""],
+    ]
+    assert (tmp_path / "budget.png").stat().st_size > 10_000
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=6))
+def test_best_of_fewer_trials(values):
+    for number in range(1, len(values) + 1):
+        best = [max(some) for some in itertools.combinations(values, number)]
+        got = sweep_report.expected_best(values, number)
+        assert got == pytest.approx(np.mean(best))
 
 
 def test_hopeless_trials_are_given_up(tmp_path):
