@@ -21,7 +21,7 @@ class Config:
       num_validation: images held out of the training set to choose settings by. If 0,
         the run is evaluated on the test set; otherwise on these, and the test set is
         not read.
-      model: mlp, resnet<6n+2> for small images, or resnet50.
+      model: mlp, vit or resnet<6n+2> for small images, or resnet50.
       dtype: of activations: float32, bfloat16, or auto (by platform).
       optimizer: a name in `benchmarks.optimizers`.
       learning_rate: the schedule's maximum; None: .1 per 128 images of the mini-batch.

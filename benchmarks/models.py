@@ -1,4 +1,4 @@
-"""Networks by name, and those for small images, with batch normalisation.
+"""Networks by name, and those for small images with batch normalisation.
 
 Parameters and running statistics are float32; `dtype` is that of activations. Logits
 are float32. Batch statistics are reduced in float32 whatever `dtype` is.
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.resnet50 import ResNet50
+from benchmarks.vit import ViT
 
 BATCH_NORM_DECAY = 0.99
 BATCH_NORM_EPSILON = 1e-5
@@ -85,37 +86,39 @@ class MLP(nn.Module):
         return nn.Dense(self.num_classes)(x.astype(jnp.float32))
 
 
-Network = ResNet | ResNet50 | MLP
+Network = ResNet | ResNet50 | MLP | ViT
 
 
 def build(name: str, num_classes: int, dtype: jax.typing.DTypeLike) -> Network:
     """Builds a network by name.
 
-    "mlp"; "resnet50", which is ImageNet's; or "resnet<depth>" with any other depth
-    6n + 2, which is `ResNet` for 32x32 images. That has no version of 50 layers under
-    a name here, since everyone means ImageNet's by this one.
+    "mlp"; "vit"; "resnet50", which is ImageNet's; or "resnet<depth>" with any other
+    depth 6n + 2, which is `ResNet` for 32x32 images. That has no version of 50 layers
+    under a name here, since everyone means ImageNet's by this one.
     """
     if name == "mlp":
         return MLP(num_classes, dtype=dtype)
+    if name == "vit":
+        return ViT(num_classes, dtype=dtype)
     if name == "resnet50":
         return ResNet50(num_classes, dtype=dtype)
     match = re.fullmatch(r"resnet(\d+)", name)
     if match and (depth := int(match[1])) >= 8 and depth % 6 == 2:
         return ResNet(depth, num_classes, dtype=dtype)
     raise ValueError(
-        f"unknown model {name!r}; known: mlp, resnet50 (ImageNet's), resnet<6n+2> "
-        "(resnet8, resnet32, for small images)"
+        f"unknown model {name!r}; known: mlp, vit, resnet50 (ImageNet's), "
+        "resnet<6n+2> (resnet8, resnet32, for small images)"
     )
 
 
 def squared_norm(params: nn.FrozenDict | dict) -> jax.Array:
-    """Sums the squares of all parameters except those of batch normalisation."""
+    """Sums the squares of all parameters except those of normalisations."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return sum(
         (
             jnp.sum(jnp.square(leaf))
             for path, leaf in leaves
-            if "BatchNorm" not in jax.tree_util.keystr(path)
+            if "Norm" not in jax.tree_util.keystr(path)
         ),
         start=jnp.zeros(()),
     )

@@ -232,7 +232,7 @@ def train(config: Config) -> dict[str, Any]:
 
     def evaluate(state):
         statistics = state.batch_stats
-        if config.eval_statistics == "recomputed":
+        if statistics and config.eval_statistics == "recomputed":
             # As training would go on: on the next mini-batch.
             step = int(state.step)
             following = next_batch(source.batches(step, step + 1))

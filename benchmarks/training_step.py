@@ -25,7 +25,8 @@ class State(NamedTuple):
     Attributes:
       step: steps done, int32 scalar.
       params: float32 tree.
-      batch_stats: running statistics of batch normalisation, float32 tree.
+      batch_stats: running statistics of batch normalisation, float32 tree; empty for
+        a network without.
       opt_state: state of the optimizer.
       average: averaged parameters, like `params`.
     """
@@ -95,7 +96,7 @@ def init_state(
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(params),
         # A copy: the step donates its state, and a buffer can be donated only once.
         average=jax.tree.map(jnp.copy, params),
@@ -129,7 +130,7 @@ def objective(
     loss = jnp.mean(optax.softmax_cross_entropy(logits, targets))
     loss += 0.5 * hyper.l2 * models.squared_norm(params)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
-    return loss, (logits, (accuracy, changed["batch_stats"]))
+    return loss, (logits, (accuracy, changed.get("batch_stats", {})))
 
 
 def make_step(

@@ -126,7 +126,12 @@ def test_resnet_of_50_layers_is_imagenets():
 
 @pytest.mark.parametrize(
     ("name", "image_shape"),
-    [("resnet8", (32, 32, 3)), ("resnet50", (64, 64, 3)), ("mlp", (8, 8, 1))],
+    [
+        ("resnet8", (32, 32, 3)),
+        ("resnet50", (64, 64, 3)),
+        ("mlp", (8, 8, 1)),
+        ("vit", (16, 16, 3)),
+    ],
 )
 def test_parameters_statistics_and_logits_are_float32(name, image_shape):
     variables, logits = shapes(models.build(name, 10, jnp.bfloat16), image_shape)
