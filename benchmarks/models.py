@@ -106,8 +106,8 @@ def build(name: str, num_classes: int, dtype: jax.typing.DTypeLike) -> Network:
     if match and (depth := int(match[1])) >= 8 and depth % 6 == 2:
         return ResNet(depth, num_classes, dtype=dtype)
     raise ValueError(
-        f"unknown model {name!r}; known: mlp, vit, resnet50 (ImageNet's), "
-        "resnet<6n+2> (resnet8, resnet32, for small images)"
+        f"unknown model {name!r}; known: mlp, resnet50 (ImageNet's), resnet<6n+2> "
+        "(resnet8, resnet32, for small images), vit"
     )
 
 
