@@ -26,6 +26,9 @@ from benchmarks.config import Config
 
 Row = dict[str, Any]
 
+# Of the best accuracy.
+SHARES = 0.9, 0.5
+
 # In half decades.
 EXPONENTS = (-4, -3, -2, -1, 0, 1, 2)
 
@@ -77,7 +80,8 @@ def summarize(rows: dict[str, list[tuple[int, Row]]], out: pathlib.Path) -> str:
 
     Returns:
       The table: mean accuracy at each factor, and how many decades of learning rates
-      around the best keep nine tenths of its accuracy. The steadiest first.
+      around the best keep a share of its accuracy, with a + if the scan ends before.
+      The best first.
     """
     means = {}
     for name, of_optimizer in rows.items():
@@ -85,11 +89,10 @@ def summarize(rows: dict[str, list[tuple[int, Row]]], out: pathlib.Path) -> str:
         for exponent, row in of_optimizer:
             by_exponent.setdefault(exponent, []).append(accuracy(row))
         means[name] = {e: float(np.mean(v)) for e, v in sorted(by_exponent.items())}
-    widths = {name: width(curve) for name, curve in means.items()}
-    order = sorted(means, key=lambda name: -widths[name])
+    order = sorted(means, key=lambda name: -max(means[name].values()))
     header = "optimizer", "learning rate"
     header += tuple(f"x {factor(exponent):.2g}" for exponent in EXPONENTS)
-    header += ("decades at 9/10",)
+    header += tuple(f"decades at {share:g}" for share in SHARES)
     lines = []
     for name in order:
         chosen = next(row for exponent, row in rows[name] if exponent == 0)
@@ -98,7 +101,7 @@ def summarize(rows: dict[str, list[tuple[int, Row]]], out: pathlib.Path) -> str:
                 name,
                 f"{chosen['config']['learning_rate']:g}",
                 *(f"{means[name][e]:.1f}" for e in EXPONENTS),
-                f"{widths[name]:.1f}",
+                *(_width(means[name], share) for share in SHARES),
             )
         )
     every = [row for of_optimizer in rows.values() for _, row in of_optimizer]
@@ -110,30 +113,37 @@ def summarize(rows: dict[str, list[tuple[int, Row]]], out: pathlib.Path) -> str:
     return table
 
 
-def width(curve: dict[int, float], share: float = 0.9) -> float:
-    """Decades of learning rates with at least a share of the best accuracy.
+def stretch(curve: dict[int, float], share: float) -> tuple[float, float]:
+    """The learning rates around the best with at least a share of its accuracy.
 
     Between neighbouring rates accuracy is taken to change linearly with the logarithm
-    of the rate. Only the stretch around the best counts.
+    of the rate.
 
     Args:
       curve: accuracy by exponent, ascending.
       share: of the best accuracy.
+
+    Returns:
+      The ends, as decimal logarithms of factors; at most those of the curve.
     """
     at, values = np.array(list(curve)) / 2, np.array(list(curve.values()))
     best, least = int(values.argmax()), share * values.max()
 
-    def reach(side: np.ndarray, here: np.ndarray) -> float:
+    def end(side: np.ndarray, here: np.ndarray) -> float:
         below = np.flatnonzero(side < least)
         if not len(below):
-            return here[-1]
+            return float(here[-1])
         i = below[0]
         part = (side[i - 1] - least) / (side[i - 1] - side[i])
-        return here[i - 1] + part * (here[i] - here[i - 1])
+        return float(here[i - 1] + part * (here[i] - here[i - 1]))
 
-    upper = reach(values[best:], at[best:])
-    lower = reach(values[best::-1], at[best::-1])
-    return float(upper - lower)
+    return end(values[best::-1], at[best::-1]), end(values[best:], at[best:])
+
+
+def _width(curve: dict[int, float], share: float) -> str:
+    low, high = stretch(curve, share)
+    cut = low == min(curve) / 2 or high == max(curve) / 2
+    return f"{high - low:.1f}{'+' * cut}"
 
 
 def _plot(means: dict[str, dict[int, float]], path: pathlib.Path) -> None:
@@ -186,9 +196,8 @@ def main() -> None:
             rows[name].append((exponent, row))
             print(f"{name} x {factor(exponent):.2g}: {accuracy(row):.2f} %", flush=True)
     if not rows:
-        parser.error(
-            f"{arguments.sweep} has no trials of {arguments.num_epochs} epochs"
-        )
+        epochs = f"{arguments.num_epochs:g} epochs"
+        parser.error(f"{arguments.sweep} has no trials of {epochs}")
     print(summarize(rows, out))
     print(f"Rows, table and plot: {out}")
 
