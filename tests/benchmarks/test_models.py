@@ -146,10 +146,11 @@ def test_unknown_model_is_refused(name):
         models.build(name, 10, jnp.float32)
 
 
-def test_l2_leaves_out_batch_norm():
+def test_l2_leaves_out_normalisations():
     params = {
         "Dense_0": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3)},
         "BatchNorm_0": {"scale": jnp.full(3, 100.0), "bias": jnp.full(3, 100.0)},
+        "Block_0": {"LayerNorm_0": {"scale": jnp.full(3, 100.0)}},
     }
     np.testing.assert_allclose(models.squared_norm(params), 6 * 4 + 3)
 

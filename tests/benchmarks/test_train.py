@@ -230,6 +230,23 @@ def test_every_optimizer_learns(name):
     assert result["accuracy"][1] < 0.5
 
 
+def test_network_without_statistics_is_trained_and_resumed(tmp_path):
+    config = dataclasses.replace(
+        QUICK,
+        model="vit",
+        num_epochs=3,
+        learning_rate=0.5,
+        checkpoint_dir=str(tmp_path / "checkpoints"),
+        out=tmp_path,
+    )
+    row = train.train(config)
+    curve = report.load_curve(row, tmp_path)
+    assert curve["loss"][-1] < 0.9 * curve["loss"][0]
+    assert row["test_accuracy"] > 0.2
+    again = train.train(config)  # from the checkpoint of its end
+    assert again["test_loss"] == row["test_loss"]
+
+
 def test_run_leaves_row_and_curve(tmp_path, monkeypatch):
     # The test set belongs to the final evaluation of runs without a validation set.
     read = []
