@@ -196,6 +196,20 @@ def sections() -> dict[str, str]:
             "rule for beta. "
             f"{download('sweep_cifar100_16x16/table.md', 'The whole table')}.\n"
             + fewer_trials("sweep_cifar100_16x16")
+            + "\nThat depends on where the ranges of the search lie. With the learning "
+            "rate of the best trial multiplied by powers of the square root of ten, "
+            "all else as chosen, it does not; the last columns are over how many "
+            "decades the accuracy stays above a share of its best (+: the scan ends "
+            "there):\n\n"
+            + command(
+                f"{run}.rate_sensitivity benchmarks/results/sweep_cifar100_16x16 \\\n"
+                "    --num-epochs 2 --data-dir data --optimizers nlcg nlcg_adam "
+                "nlcg_muon \\\n        sgd nesterov adamw muon"
+            )
+            + "\n"
+            + image("sweep_cifar100_16x16/rates/accuracy.png", "Wrong learning rates")
+            + "\n"
+            + include("sweep_cifar100_16x16/rates/table.md")
         ),
         "Digits, a residual network with batch norm": (
             command(

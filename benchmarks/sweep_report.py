@@ -44,11 +44,7 @@ def median(rows: Sequence[Row]) -> float:
 
     A trial that was given up or diverged counts as worse than any other.
     """
-    finished = [
-        row["validation_accuracy"] if row["status"] == "finished" else 0.0
-        for row in rows
-    ]
-    return float(np.median(finished))
+    return float(np.median([_accuracy(row) for row in rows]))
 
 
 def tested(out: pathlib.Path) -> list[Row]:
@@ -63,10 +59,6 @@ def tested(out: pathlib.Path) -> list[Row]:
         if (choice := best[tuple(row["config"][name] for name in _FIXED)]) is not None
         and all(row["config"][name] == choice["config"][name] for name in TUNED)
     ]
-
-
-def _all(groups: dict[tuple, list[Row]]) -> list[Row]:
-    return [row for rows in groups.values() for row in rows]
 
 
 def _trials(out: pathlib.Path) -> dict[tuple, list[Row]]:
@@ -116,7 +108,7 @@ def summarize(out: pathlib.Path) -> str:
     (out / "table.md").write_text(table)
     to_reach = f"{targets(groups)}\n\n{report.circumstances(rows)}\n"
     (out / "targets.md").write_text(to_reach)
-    with_fewer = f"{budgets(out)}\n\n{report.circumstances(_all(trials))}\n"
+    with_fewer = budgets(out)
     (out / "budget.md").write_text(with_fewer)
     _plot(groups, out / "accuracy.png")
     return f"{table}\n{to_reach}\n{with_fewer}"
@@ -175,14 +167,12 @@ def budgets(out: pathlib.Path) -> str:
         for key, rows in report.group_rows(finals, *_FIXED[:2]).items()
     }
     groups: dict[tuple[int, int], dict[str, list[float]]] = {}
-    for (batch_size, num_epochs, name), rows in _trials(out).items():
-        values = [
-            100 * row["validation_accuracy"] if row["status"] == "finished" else 0.0
-            for row in rows
-        ]
-        curve = [expected_best(values, n) for n in range(1, len(values) + 1)]
-        key = batch_size, steps[batch_size, num_epochs]
-        groups.setdefault(key, {})[name] = curve
+    trials = report.load(out / "trials" / "results.jsonl")
+    for key, rows in report.group_rows(trials, *_FIXED).items():
+        batch_size, num_epochs, name = key
+        curve = [expected_best(rows, n) for n in range(1, len(rows) + 1)]
+        of_length = groups.setdefault((batch_size, steps[batch_size, num_epochs]), {})
+        of_length[name] = curve
     _plot_budgets(groups, out / "budget.png")
     most = max(len(curve) for curves in groups.values() for curve in curves.values())
     shown = [n for n in BUDGETS if n <= most]
@@ -197,14 +187,22 @@ def budgets(out: pathlib.Path) -> str:
     ]
     header = "batch", "steps", "optimizer"
     header += tuple(f"{n} trial{'s' * (n > 1)}" for n in shown)
-    return report.markdown(header, lines)
+    return f"{report.markdown(header, lines)}\n\n{report.circumstances(trials)}\n"
 
 
-def expected_best(values: Sequence[float], number: int) -> float:
-    """The mean of the largest of `number` values over all choices of so many."""
+def expected_best(rows: Sequence[Row], number: int) -> float:
+    """The best accuracy of `number` trials in percent, on average over such choices.
+
+    A trial that was given up or diverged counts as worse than any other.
+    """
+    ways = [math.comb(i, number - 1) for i in range(len(rows))]
     # The i-th smallest is the largest of a choice if all others are below it.
-    ways = [math.comb(i, number - 1) for i in range(len(values))]
-    return float(np.dot(ways, np.sort(values)) / math.comb(len(values), number))
+    total = np.dot(ways, np.sort([_accuracy(row) for row in rows]))
+    return 100 * float(total) / math.comb(len(rows), number)
+
+
+def _accuracy(row: Row) -> float:
+    return row["validation_accuracy"] if row["status"] == "finished" else 0.0
 
 
 def _plot_budgets(

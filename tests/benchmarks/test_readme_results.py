@@ -1,6 +1,12 @@
 """The README's figures are those of the committed rows."""
 
-from benchmarks import readme
+import pytest
+
+from benchmarks import rate_sensitivity, readme, report, sweep_report
+
+RESULTS = readme.ROOT / readme.RESULTS
+# What conjugate directions are put around, by optimizer.
+BUILT_ON = {"nlcg": "sgd", "nlcg_adam": "adamw", "nlcg_muon": "muon"}
 
 
 def test_results_are_generated():
@@ -15,3 +21,41 @@ def test_pictures_exist():
     files = [name for name in pictures if name.endswith(".png")]
     assert files
     assert all((readme.ROOT / name).is_file() for name in files)
+
+
+@pytest.mark.parametrize(
+    "folder", ["sweep_digits", "sweep_digits_resnet8", "sweep_cifar100_16x16"]
+)
+def test_few_trials_go_further_with_conjugate_directions(folder):
+    """As README and docs/choosing.md say of every length of run."""
+    trials = report.load(RESULTS / folder / "trials" / "results.jsonl")
+    groups = report.group_rows(trials, "num_epochs", "optimizer")
+    compared = 0
+    for (num_epochs, name), rows in groups.items():
+        other = groups.get((num_epochs, BUILT_ON.get(name)))
+        for number in (1, 2, 4) if other else ():
+            best = sweep_report.expected_best
+            assert best(rows, number) > best(other, number)
+            compared += 1
+    assert compared >= 3 * 5
+
+
+def test_what_a_wrong_learning_rate_costs():
+    """As docs/choosing.md says: more room far off, and no rule close to the best."""
+    rows = report.load(RESULTS / "sweep_cifar100_16x16/rates/results.jsonl")
+    curves = {}
+    for (name, rate), same in report.group_rows(
+        rows, "optimizer", "learning_rate"
+    ).items():
+        values = [rate_sensitivity.accuracy(row) for row in same]
+        curves.setdefault(name, []).append((rate, sum(values) / len(values)))
+
+    def width(name, share):
+        curve = dict(enumerate(value for _, value in sorted(curves[name])))
+        low, high = rate_sensitivity.stretch(curve, share)
+        return high - low
+
+    for name, other in BUILT_ON.items():
+        assert 0.1 < width(name, 0.5) - width(other, 0.5) < 1
+    assert width("nlcg_adam", 0.9) > width("adamw", 0.9)
+    assert width("nlcg_muon", 0.9) < width("muon", 0.9)

@@ -170,12 +170,15 @@ def test_short_tables(tmp_path):
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=6))
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_best_of_fewer_trials(values):
+    rows = [{"status": "finished", "validation_accuracy": x} for x in values]
+    rows.append({"status": "given up"})
+    values = [*values, 0.0]
     for number in range(1, len(values) + 1):
         best = [max(some) for some in itertools.combinations(values, number)]
-        got = sweep_report.expected_best(values, number)
-        assert got == pytest.approx(np.mean(best))
+        got = sweep_report.expected_best(rows, number)
+        assert got == pytest.approx(100 * np.mean(best))
 
 
 def test_hopeless_trials_are_given_up(tmp_path):
