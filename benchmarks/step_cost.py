@@ -51,10 +51,15 @@ def _hessian() -> optax.GradientTransformation:
     return optax_nlcg.scale_by_hessian_diagonal(estimator=None)
 
 
+def _adam() -> optax.GradientTransformation:
+    return optax.scale_by_rms(0.999, eps_in_sqrt=False, bias_correction=True)
+
+
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": lambda: optax.sgd(0.1),
     "momentum": lambda: optax.sgd(0.1, momentum=0.9),
     "adamw": lambda: optax.adamw(0.1),
+    "muon": lambda: optax.contrib.muon(0.1),
     "sophia": lambda: optax.contrib.sophia(0.1),
     "nlcg": lambda: optax_nlcg.nlcg(0.1),
     "nlcg, flattened": lambda: optax.flatten(optax_nlcg.nlcg(0.1)),
@@ -69,6 +74,15 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
         0.1, preconditioner=_hessian(), line_search=optax.identity()
     ),
     "nlcg, Hessian diagonal": lambda: optax_nlcg.nlcg(0.1, preconditioner=_hessian()),
+    "nlcg, Adam's scaling, no search": lambda: optax_nlcg.nlcg(
+        0.1, preconditioner=_adam(), line_search=optax.identity()
+    ),
+    "nlcg, Adam's scaling": lambda: optax_nlcg.nlcg(0.1, preconditioner=_adam()),
+    "nlcg, orthogonalisation, no search": lambda: optax_nlcg.nlcg(
+        0.1,
+        preconditioner=optax_nlcg.scale_by_orthogonalization(),
+        line_search=optax.identity(),
+    ),
     "nlcg, Hager-Zhang rule": lambda: optax_nlcg.nlcg(0.1, beta_rule="hager_zhang"),
     "ml_ncg": lambda: optax_nlcg.reference.ml_ncg(0.1),
     "lbfgs direction, memory 10": lambda: optax.chain(
