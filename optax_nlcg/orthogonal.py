@@ -146,8 +146,7 @@ def _square_fits(gradient: jax.Array) -> jax.Array:
     The conjugate direction sees the gradient itself, and skips one that is not finite.
     """
     largest = 0.9 * float(jnp.finfo(gradient.dtype).max) ** 0.5
-    size = jnp.abs(gradient)
-    return jnp.where(size > largest, gradient * (largest / size), gradient)
+    return gradient * (largest / jnp.maximum(jnp.abs(gradient), largest))
 
 
 def _orthogonalize(gradients: Tree) -> Tree:
@@ -179,10 +178,10 @@ def _newton_schulz(matrix: jax.Array) -> jax.Array:
     """Takes the singular values of a matrix, not taller than wide, close to one."""
     # In two steps, since squares need not fit the dtype, nor their sum a narrow one.
     largest = jnp.max(jnp.abs(matrix))
-    matrix = jnp.where(largest == 0, 0, matrix / largest)
+    matrix = matrix / jnp.where(largest == 0, 1, largest)
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
     norm = jnp.linalg.norm(matrix.astype(dtype)).astype(matrix.dtype)
-    matrix = jnp.where(largest == 0, 0, matrix / norm)
+    matrix = matrix / jnp.where(norm == 0, 1, norm)
     a, b, c = _COEFFICIENTS
     for _ in range(_NUM_STEPS):
         gram = matrix @ matrix.T
