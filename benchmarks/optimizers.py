@@ -137,6 +137,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "nesterov": partial(optax.sgd, momentum=0.9, nesterov=True),
     "rmsprop": partial(optax.rmsprop, decay=0.9, momentum=0.9, eps=1.0),
     "adamw": optax.adamw,
+    "adamw_b1": optax.adamw,
     "lars": partial(
         optax.lars, weight_decay=0.0, trust_ratio_mask=_is_matrix, momentum=0.9
     ),
@@ -164,6 +165,7 @@ SETTINGS = {
     "nesterov": "momentum",
     "rmsprop": "decay",
     "adamw": "b2",
+    "adamw_b1": "b1",
     "lars": "momentum",
     "lamb": "b2",
     "muon": "beta",

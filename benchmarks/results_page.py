@@ -211,6 +211,18 @@ def sections() -> dict[str, str]:
             + "\n"
             + include("sweep_cifar100_16x16/rates/table.md")
         ),
+        "CIFAR-100 at 16x16 pixels, a transformer": (
+            command(
+                f"{run}.sweep --config cifar100_16x16_vit --data-dir data \\\n"
+                "    --num-trials 12 --out benchmarks/results/sweep_cifar100_16x16_vit "
+                "\\\n    --optimizers nlcg nlcg_adam nlcg_muon nesterov adamw lamb muon"
+            )
+            + "\nAs above with a small vision transformer, which has neither "
+            "convolutions nor batch normalisation: "
+            f"{download('sweep_cifar100_16x16_vit/table.md', 'the whole table')}.\n\n"
+            + sweep("sweep_cifar100_16x16_vit")
+            + fewer_trials("sweep_cifar100_16x16_vit")
+        ),
         "Digits, a residual network with batch norm": (
             command(
                 f"{run}.sweep --config digits --model resnet8 --batch-sizes 1137 \\\n"

@@ -85,6 +85,7 @@ SPACES = {
     "nesterov": Space((0.03, 30.0), (0.8, 0.9, 0.95, 0.98)),
     "rmsprop": Space((0.003, 3.0), (0.9, 0.95, 0.99, 0.999)),
     "adamw": Space((0.0003, 0.3), (0.9, 0.95, 0.99, 0.999), decoupled=True),
+    "adamw_b1": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 0.98), decoupled=True),
     "lars": Space((0.3, 300.0), (0.8, 0.9, 0.95, 0.98)),
     "lamb": Space((0.001, 1.0), (0.9, 0.95, 0.99, 0.999), decoupled=True),
     "muon": Space((0.001, 1.0), (0.8, 0.9, 0.95, 0.98), decoupled=True),
@@ -93,7 +94,7 @@ SPACES = {
         (0.1, 100.0), (0.8, 0.9, 0.95, 0.98), schedules=("constant",)
     ),
 }
-SQUARE_ROOT = ("rmsprop", "adamw", "lars", "lamb", "muon", "nlcg_muon")
+SQUARE_ROOT = ("rmsprop", "adamw", "adamw_b1", "lars", "lamb", "muon", "nlcg_muon")
 SQUARE_ROOT += ("nlcg_adam", "nlcg_adam_fr", "nlcg_adam_constant")
 SQUARE_ROOT += ("nlcg_muon_constant",)
 WARMUPS = (0.02, 0.05, 0.1, 0.2)
