@@ -51,6 +51,8 @@ def test_few_trials_go_further_with_conjugate_directions(folder):
     ("folder", "num_epochs", "name"),
     [
         ("sweep_cifar100_16x16_b8192", 4, "nlcg_muon"),
+        ("sweep_digits", 10, "nlcg_adam"),
+        ("sweep_digits_resnet8", 10, "nlcg_adam"),
         ("sweep_cifar100_16x16", 2, "nlcg_adam"),
         ("sweep_cifar100_16x16", 4, "nlcg_adam"),
         ("sweep_cifar100_16x16_vit", 4, "nlcg_adam"),
@@ -65,7 +67,7 @@ def test_ahead_by_more_than_the_spread(folder, num_epochs, name):
         np.array([row["test_accuracy"] for row in groups[num_epochs, which]])
         for which in (name, BUILT_ON[name])
     )
-    assert len(ours) == len(theirs) == 3
+    assert len(ours) == len(theirs) >= 3
     assert ours.mean() - theirs.mean() > ours.std(ddof=1) + theirs.std(ddof=1)
 
 
