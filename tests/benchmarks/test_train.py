@@ -346,7 +346,7 @@ def test_reference_protocol():
     config = configs.named("cifar100_resnet32")
     assert config.peak_learning_rate == pytest.approx(12.8)
     assert config.num_steps(50_000) == 610
-    first = "cifar100_16x16_resnet8, cifar100_resnet32, digits"
+    first = "cifar100_16x16_resnet8, cifar100_16x16_vit, cifar100_resnet32, digits"
     with pytest.raises(ValueError, match=f"known: {first}"):
         configs.named("imagenet")
 
