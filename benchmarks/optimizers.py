@@ -90,7 +90,7 @@ def _schedule_free(
 
 _NONE = optax.identity()
 # Adam's without its average of gradients, and without the buffer for that.
-_ADAM = optax.scale_by_rms(0.999, eps_in_sqrt=False, bias_correction=True)
+ADAM_SCALING = optax.scale_by_rms(0.999, eps_in_sqrt=False, bias_correction=True)
 _MUON = scale_by_orthogonalization()
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -122,9 +122,9 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
         line_search=scale_by_curvature_line_search(),
     ),
     # Preconditioners of others.
-    "nlcg_adam": partial(_nlcg, preconditioner=_ADAM),
-    "nlcg_adam_fr": partial(_nlcg, preconditioner=_ADAM, line_search=_NONE),
-    "nlcg_adam_constant": partial(_constant_beta, preconditioner=_ADAM),
+    "nlcg_adam": partial(_nlcg, preconditioner=ADAM_SCALING),
+    "nlcg_adam_fr": partial(_nlcg, preconditioner=ADAM_SCALING, line_search=_NONE),
+    "nlcg_adam_constant": partial(_constant_beta, preconditioner=ADAM_SCALING),
     "nlcg_muon": partial(_nlcg, preconditioner=_MUON),
     "nlcg_muon_constant": partial(_constant_beta, preconditioner=_MUON),
     # The authors' code as it runs.

@@ -29,7 +29,14 @@ import optax
 import optax.contrib
 
 import optax_nlcg
-from benchmarks import hlo_traffic, metrics, report, scaling_models, topologies
+from benchmarks import (
+    hlo_traffic,
+    metrics,
+    optimizers,
+    report,
+    scaling_models,
+    topologies,
+)
 
 Tree = Any
 
@@ -49,10 +56,6 @@ WITH_MANY_ARRAYS = (
 
 def _hessian() -> optax.GradientTransformation:
     return optax_nlcg.scale_by_hessian_diagonal(estimator=None)
-
-
-def _adam() -> optax.GradientTransformation:
-    return optax.scale_by_rms(0.999, eps_in_sqrt=False, bias_correction=True)
 
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
@@ -75,9 +78,11 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     ),
     "nlcg, Hessian diagonal": lambda: optax_nlcg.nlcg(0.1, preconditioner=_hessian()),
     "nlcg, Adam's scaling, no search": lambda: optax_nlcg.nlcg(
-        0.1, preconditioner=_adam(), line_search=optax.identity()
+        0.1, preconditioner=optimizers.ADAM_SCALING, line_search=optax.identity()
     ),
-    "nlcg, Adam's scaling": lambda: optax_nlcg.nlcg(0.1, preconditioner=_adam()),
+    "nlcg, Adam's scaling": lambda: optax_nlcg.nlcg(
+        0.1, preconditioner=optimizers.ADAM_SCALING
+    ),
     "nlcg, orthogonalisation, no search": lambda: optax_nlcg.nlcg(
         0.1,
         preconditioner=optax_nlcg.scale_by_orthogonalization(),
