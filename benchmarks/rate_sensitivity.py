@@ -66,16 +66,11 @@ def runs(
             )
 
 
-def accuracy(row: Row) -> float:
-    """In percent, on held-out images; zero for a run that diverged."""
-    return 100 * row["validation_accuracy"] if row["status"] == "finished" else 0.0
-
-
-def summarize(rows: dict[str, list[tuple[int, Row]]], out: pathlib.Path) -> str:
+def summarize(rows: dict[str, dict[int, list[Row]]], out: pathlib.Path) -> str:
     """Makes the table and the plot.
 
     Args:
-      rows: by optimizer, each with its exponent.
+      rows: by optimizer and exponent, the exponents ascending.
       out: folder to write to.
 
     Returns:
@@ -83,28 +78,28 @@ def summarize(rows: dict[str, list[tuple[int, Row]]], out: pathlib.Path) -> str:
       around the best keep a share of its accuracy, with a + if the scan ends before.
       The best first.
     """
-    means = {}
-    for name, of_optimizer in rows.items():
-        by_exponent: dict[int, list[float]] = {}
-        for exponent, row in of_optimizer:
-            by_exponent.setdefault(exponent, []).append(accuracy(row))
-        means[name] = {e: float(np.mean(v)) for e, v in sorted(by_exponent.items())}
+    means = {
+        name: {
+            exponent: float(np.mean([100 * sweep_report.accuracy(row) for row in same]))
+            for exponent, same in by_exponent.items()
+        }
+        for name, by_exponent in rows.items()
+    }
     order = sorted(means, key=lambda name: -max(means[name].values()))
     header = "optimizer", "learning rate"
     header += tuple(f"x {factor(exponent):.2g}" for exponent in EXPONENTS)
     header += tuple(f"decades at {share:g}" for share in SHARES)
     lines = []
     for name in order:
-        chosen = next(row for exponent, row in rows[name] if exponent == 0)
         lines.append(
             (
                 name,
-                f"{chosen['config']['learning_rate']:g}",
+                f"{rows[name][0][0]['config']['learning_rate']:g}",
                 *(f"{means[name][e]:.1f}" for e in EXPONENTS),
                 *(_width(means[name], share) for share in SHARES),
             )
         )
-    every = [row for of_optimizer in rows.values() for _, row in of_optimizer]
+    every = [row for curve in rows.values() for same in curve.values() for row in same]
     table = report.markdown(header, lines)
     table += f"\n\n({report.circumstances(every)})\n"
     out.mkdir(parents=True, exist_ok=True)
@@ -160,8 +155,7 @@ def _plot(means: dict[str, dict[int, float]], path: pathlib.Path) -> None:
         axis.set_xscale("log")
         axis.set_xlabel("learning rate, relative to the one chosen")
         axis.set_ylim(bottom=0)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    report.add_legend(figure, [left])
     report.save_figure(figure, path)
 
 
@@ -182,7 +176,7 @@ def main() -> None:
     metrics.git_commit()  # as it is now, not when the runs end
     out = arguments.out or arguments.sweep / "rates"
     trials = report.load(arguments.sweep / "trials" / "results.jsonl")
-    rows: dict[str, list[tuple[int, Row]]] = {}
+    rows: dict[str, dict[int, list[Row]]] = {}
     groups = report.group_rows(trials, "optimizer", "num_epochs")
     for (name, num_epochs), group in groups.items():
         choice = sweep_report.chosen(group)
@@ -190,11 +184,12 @@ def main() -> None:
             continue
         if arguments.optimizers and name not in arguments.optimizers:
             continue
-        rows[name] = []
+        rows[name] = {}
         for exponent, config in runs(choice, arguments.seeds, arguments.data_dir, out):
             row = sweep.run_or_recall(config)
-            rows[name].append((exponent, row))
-            print(f"{name} x {factor(exponent):.2g}: {accuracy(row):.2f} %", flush=True)
+            rows[name].setdefault(exponent, []).append(row)
+            percent = 100 * sweep_report.accuracy(row)
+            print(f"{name} x {factor(exponent):.2g}: {percent:.2f} %", flush=True)
     if not rows:
         epochs = f"{arguments.num_epochs:g} epochs"
         parser.error(f"{arguments.sweep} has no trials of {epochs}")

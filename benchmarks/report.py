@@ -222,6 +222,16 @@ def line_style(optimizer: str) -> dict[str, Any]:
     }
 
 
+def add_legend(figure: "Figure", axes: "Sequence[Axes]") -> None:
+    """Puts one legend of what is drawn in panels below all of them."""
+    handles = {}
+    for axis in axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=5, frameon=False
+    )
+
+
 def save_figure(figure: "Figure", out: str | pathlib.Path) -> None:
     """Writes a plot to a file and forgets it."""
     from matplotlib import pyplot
@@ -295,8 +305,7 @@ def plot_demo(
     right.set_yscale("log")
     right.set_ylabel("training loss with L2 penalty")
     right.set_title(f"Training at batch size {largest:,}", fontsize=11)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    add_legend(figure, [left])
     save_figure(figure, out)
 
 

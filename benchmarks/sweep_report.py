@@ -22,11 +22,11 @@ Row = dict[str, Any]
 # What a trial chooses.
 TUNED = "learning_rate", "schedule", "warmup", "l2", "weight_decay", "label_smoothing"
 TUNED += ("optimizer_setting",)
-# How many trials `budgets` tells of.
-BUDGETS = 1, 2, 4, 8, 16, 32
-
 # What it is chosen for.
 _FIXED = "batch_size", "num_epochs", "optimizer"
+
+# How many trials `budgets` tells of.
+BUDGETS = 1, 2, 4, 8, 16, 32
 
 
 def chosen(rows: Sequence[Row]) -> Row | None:
@@ -44,7 +44,7 @@ def median(rows: Sequence[Row]) -> float:
 
     A trial that was given up or diverged counts as worse than any other.
     """
-    return float(np.median([_accuracy(row) for row in rows]))
+    return float(np.median([accuracy(row) for row in rows]))
 
 
 def tested(out: pathlib.Path) -> list[Row]:
@@ -167,9 +167,8 @@ def budgets(out: pathlib.Path) -> str:
         for key, rows in report.group_rows(finals, *_FIXED[:2]).items()
     }
     groups: dict[tuple[int, int], dict[str, list[float]]] = {}
-    trials = report.load(out / "trials" / "results.jsonl")
-    for key, rows in report.group_rows(trials, *_FIXED).items():
-        batch_size, num_epochs, name = key
+    trials = _trials(out)
+    for (batch_size, num_epochs, name), rows in trials.items():
         curve = [expected_best(rows, n) for n in range(1, len(rows) + 1)]
         of_length = groups.setdefault((batch_size, steps[batch_size, num_epochs]), {})
         of_length[name] = curve
@@ -187,7 +186,8 @@ def budgets(out: pathlib.Path) -> str:
     ]
     header = "batch", "steps", "optimizer"
     header += tuple(f"{n} trial{'s' * (n > 1)}" for n in shown)
-    return f"{report.markdown(header, lines)}\n\n{report.circumstances(trials)}\n"
+    every = [row for rows in trials.values() for row in rows]
+    return f"{report.markdown(header, lines)}\n\n{report.circumstances(every)}\n"
 
 
 def expected_best(rows: Sequence[Row], number: int) -> float:
@@ -197,11 +197,12 @@ def expected_best(rows: Sequence[Row], number: int) -> float:
     """
     ways = [math.comb(i, number - 1) for i in range(len(rows))]
     # The i-th smallest is the largest of a choice if all others are below it.
-    total = np.dot(ways, np.sort([_accuracy(row) for row in rows]))
+    total = np.dot(ways, np.sort([accuracy(row) for row in rows]))
     return 100 * float(total) / math.comb(len(rows), number)
 
 
-def _accuracy(row: Row) -> float:
+def accuracy(row: Row) -> float:
+    """On held-out images; zero for a run that was given up or diverged."""
     return row["validation_accuracy"] if row["status"] == "finished" else 0.0
 
 
@@ -221,16 +222,7 @@ def _plot_budgets(
         axis.set_xscale("log", base=2)
         ticks = [n for n in BUDGETS if n <= max(map(len, curves.values()))]
         axis.set_xticks(ticks, [str(n) for n in ticks])
-    handles = {}
-    for axis in axes:
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        handles.values(),
-        handles,
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-    )
+    report.add_legend(figure, axes)
     report.save_figure(figure, path)
 
 
@@ -305,8 +297,7 @@ def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
             axis.set_xscale("log")
         axis.set_xticks(steps, [f"{number:,}" for number in steps])
         axis.minorticks_off()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    report.add_legend(figure, axes[:1])
     report.save_figure(figure, path)
 
 

@@ -78,7 +78,7 @@ def test_what_a_wrong_learning_rate_costs():
     for (name, rate), same in report.group_rows(
         rows, "optimizer", "learning_rate"
     ).items():
-        values = [rate_sensitivity.accuracy(row) for row in same]
+        values = [sweep_report.accuracy(row) for row in same]
         curves.setdefault(name, []).append((rate, sum(values) / len(values)))
 
     def width(name, share):
