@@ -1,12 +1,14 @@
 """Muon's metric as a preconditioner: the nearest orthogonal matrix of a gradient."""
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from optax_nlcg import shards
 from optax_nlcg.tree import Tree
@@ -22,6 +24,14 @@ _NUM_STEPS = 5
 
 # Of the squares that scale what is not a matrix; Adam's default.
 _DECAY = 0.999
+
+
+class _Axes(NamedTuple):
+    """Which axes of an array count matrices, and which are their rows and columns."""
+
+    batch: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
 
 
 def scale_by_orthogonalization(
@@ -41,9 +51,8 @@ def scale_by_orthogonalization(
     to be the ``preconditioner`` of :func:`optax_nlcg.nlcg`. There :math:`g'z` is, but
     for the factor, the sum of the singular values. :math:`U V'` is that of Optax's
     ``muon``: five steps of an iteration that brings singular values to between about
-    0.7 and 1.2. Arrays with more than two axes are matrices with a column for each
-    index of the last, as suits kernels of convolutions. All that is no matrix is scaled
-    as by Adam, without its average of gradients.
+    0.7 and 1.2. All that is no matrix is scaled as by Adam, without its average of
+    gradients.
 
     The metric is that of each gradient. Rules for beta that apply it to a difference of
     gradients, ``hager_zhang``, get that of the difference instead.
@@ -52,17 +61,22 @@ def scale_by_orthogonalization(
     that of the gradient, so they have to fall towards the end of a run.
 
     Args:
-        matrices: which arrays are matrices: a tree of bools like the parameters, or a
-            function of the parameters that returns one. By default all real arrays with
-            two axes or more; embeddings and output layers are often left out.
+        matrices: which arrays are matrices: a tree like the parameters, or a function
+            of the parameters that returns one. Its leaves are bools, or pairs
+            ``(rows, columns)`` of an axis or axes each, such as Optax's
+            ``MuonDimensionNumbers``; the axes that are in neither count matrices, as
+            those of layers that are stacked for a loop, or of attention heads that are
+            to be orthogonal each by itself. ``True`` has columns in the last axis and
+            rows in all others, as suits kernels of convolutions. By default all real
+            arrays with two axes or more are ``True``; embeddings and output layers are
+            often left out.
 
     Returns:
         The transformation. The state holds one copy of those parameters that are not
-        matrices. Under ``jit`` matrices may be split over devices; products of a
-        matrix with itself then cross the network.
+        matrices.
 
     Raises:
-        TypeError: if ``matrices`` is neither a tree of bools nor a function.
+        TypeError: if ``matrices`` has leaves of another kind.
         ValueError: in ``init`` or ``update``, if ``matrices`` does not fit the
             parameters or chooses an array with less than two axes, a complex one, or
             one that is split over devices by hand.
@@ -76,13 +90,21 @@ def scale_by_orthogonalization(
         [[0.7 0. ]
          [0.  1. ]]
 
-        Around Muon's metric, with a schedule of one's own:
+        Around Muon's metric, with a schedule of one's own; the layers are stacked, and
+        their attention has kernels of (width, heads, width of a head):
 
         >>> import optax
         >>> optimizer = optax_nlcg.nlcg(
         ...     optax.linear_schedule(0.05, 0.0, transition_steps=1000),
-        ...     preconditioner=optax_nlcg.scale_by_orthogonalization(),
+        ...     preconditioner=optax_nlcg.scale_by_orthogonalization(
+        ...         {"query": (1, (2, 3)), "up": (1, 2), "scale": False}
+        ...     ),
         ... )
+        >>> state = optimizer.init({
+        ...     "query": jnp.zeros((6, 32, 4, 8)),
+        ...     "up": jnp.zeros((6, 32, 128)),
+        ...     "scale": jnp.zeros((6, 32)),
+        ... })
 
     References:
         Jordan et al., `Muon: An optimizer for hidden layers in neural networks
@@ -95,26 +117,54 @@ def scale_by_orthogonalization(
         <https://arxiv.org/abs/2502.16982>`_, 2025.
     """
     if not callable(matrices):
-        for chosen in jax.tree.leaves(matrices):
-            _check_flag(chosen)
+        for choice in jax.tree.leaves(matrices, is_leaf=_is_pair):
+            _check_choice(choice)
 
-    def labels(params: Tree) -> Tree:
+    def choose(params: Tree) -> list[_Axes | None]:
+        """What each array is: matrices with these axes, or something else."""
         if matrices is None:
             chosen = jax.tree.map(_is_matrix, params)
         else:
             chosen = matrices(params) if callable(matrices) else matrices
-        return jax.tree.map(_label, chosen, params)
+        # What a wrapper has masked is not there to be chosen.
+        chosen = jax.tree.map(
+            lambda x, choice: x if _is_masked(x) else choice,
+            params,
+            chosen,
+            is_leaf=_is_masked,
+        )
+        leaves, structure = jax.tree.flatten(params)
+        choices = structure.flatten_up_to(chosen)
+        return [_axes(x, choice) for x, choice in zip(leaves, choices, strict=True)]
 
-    return optax.partition(
-        {
-            "matrix": optax.stateless(lambda updates, _: _orthogonalize(updates)),
-            # Adam's scaling without a buffer for the average of gradients.
-            "other": optax.chain(
+    def is_other(params: Tree) -> Tree:
+        others = [axes is None for axes in choose(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), others)
+
+    def orthogonalize(updates: Tree, params: Tree) -> Tree:
+        del params
+        leaves, structure = jax.tree.flatten(updates)
+        chosen = {i: axes for i, axes in enumerate(choose(updates)) if axes is not None}
+        _check_whole(
+            structure.unflatten(
+                [x if i in chosen else None for i, x in enumerate(leaves)]
+            )
+        )
+        for i, axes in chosen.items():
+            stack = _newton_schulz(_unfold(leaves[i], axes))
+            leaves[i] = _fold(stack, leaves[i], axes)
+        return structure.unflatten(leaves)
+
+    return optax.chain(
+        # Adam's scaling without a buffer for the average of gradients.
+        optax.masked(
+            optax.chain(
                 optax.stateless(lambda updates, _: jax.tree.map(_square_fits, updates)),
                 optax.scale_by_rms(_DECAY, eps_in_sqrt=False, bias_correction=True),
             ),
-        },
-        labels,
+            is_other,
+        ),
+        optax.stateless(orthogonalize),
     )
 
 
@@ -122,22 +172,53 @@ def _is_matrix(x: jax.Array) -> bool:
     return x.ndim > 1 and x.size > 0 and not jnp.iscomplexobj(x)
 
 
-def _check_flag(chosen: Any) -> None:
-    if not isinstance(chosen, bool):
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _is_pair(choice: Any) -> bool:
+    """Whether it says which axes are a matrix's rows and which its columns."""
+
+    def is_axes(axes: Any) -> bool:
+        several = axes if isinstance(axes, Sequence) else (axes,)
+        return all(isinstance(i, int) and not isinstance(i, bool) for i in several)
+
+    return isinstance(choice, tuple) and len(choice) == 2 and all(map(is_axes, choice))
+
+
+def _check_choice(choice: Any) -> None:
+    if not (isinstance(choice, bool) or _is_pair(choice)):
         raise TypeError(
-            "`matrices` must be a tree of bools or a function that returns one, got "
-            f"{chosen!r} in it."
+            "`matrices` must be a tree of bools or pairs of axes, (rows, columns), or "
+            f"a function that returns one, got {choice!r} in it."
         )
 
 
-def _label(chosen: bool, x: jax.Array) -> str:
-    _check_flag(chosen)
-    if chosen and not _is_matrix(x):
+def _axes(x: jax.Array, choice: Any) -> _Axes | None:
+    """What a leaf of ``matrices`` says about an array."""
+    if choice is None or choice is False:  # Optax's Muon has None for what is no matrix
+        return None
+    _check_choice(choice)
+    if not _is_matrix(x):
         raise ValueError(
             "`matrices` must choose real arrays with two axes or more, but it chooses "
             f"one of shape {x.shape} and dtype {x.dtype}: leave it out."
         )
-    return "matrix" if chosen else "other"
+    if choice is True:
+        return _Axes((), tuple(range(x.ndim - 1)), (x.ndim - 1,))
+    rows, columns = (
+        tuple(axes) if isinstance(axes, Sequence) else (axes,) for axes in choice
+    )
+    known = [axis for axis in rows + columns if -x.ndim <= axis < x.ndim]
+    places = [axis % x.ndim for axis in known]
+    if not (rows and columns and len(set(places)) == len(rows) + len(columns)):
+        raise ValueError(
+            f"`matrices` has {choice!r} for an array of shape {x.shape}: it must name "
+            "axes that there are, at least one for rows and one for columns, and each "
+            "once."
+        )
+    batch = tuple(axis for axis in range(x.ndim) if axis not in places)
+    return _Axes(batch, tuple(places[: len(rows)]), tuple(places[len(rows) :]))
 
 
 def _square_fits(gradient: jax.Array) -> jax.Array:
@@ -149,41 +230,59 @@ def _square_fits(gradient: jax.Array) -> jax.Array:
     return gradient * (largest / jnp.maximum(jnp.abs(gradient), largest))
 
 
-def _orthogonalize(gradients: Tree) -> Tree:
-    """Orthogonalises every leaf; what is masked has none."""
-    if any(axes and leaves for axes, leaves in shards.group(gradients).items()):
+def _check_whole(matrices: Tree) -> None:
+    if any(axes and leaves for axes, leaves in shards.group(matrices).items()):
         raise ValueError(
             "scale_by_orthogonalization needs whole matrices, but inside "
             "`over_shards` some are split over devices: use it under `jit` with "
             "sharded arrays, or leave those out by `matrices`."
         )
-    return jax.tree.map(_orthogonal, gradients)
 
 
-def _orthogonal(gradient: jax.Array) -> jax.Array:
-    sharding = jax.typeof(gradient).sharding
-    split = any(sharding.spec)
-    if split:
+def _unfold(x: jax.Array, axes: _Axes) -> jax.Array:
+    """Makes of an array its matrices, [..., rows, columns], none taller than wide."""
+    if _explicit_spec(x):
         # On an explicit mesh a product over an axis that is split has no type.
-        gradient = jax.sharding.reshard(gradient, PartitionSpec())
-    matrix = gradient.reshape(-1, gradient.shape[-1])
-    wide = matrix.shape[0] <= matrix.shape[1]
-    z = _newton_schulz(matrix if wide else matrix.T)
-    z = (z if wide else z.T).reshape(gradient.shape)
-    z = _RMS * max(matrix.shape) ** 0.5 * z
-    return jax.sharding.reshard(z, sharding) if split else z
+        mesh = jax.typeof(x).sharding.mesh
+        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
+    batch, rows, columns = (tuple(x.shape[i] for i in group) for group in axes)
+    x = x.transpose(axes.batch + axes.rows + axes.columns)
+    stack = x.reshape(*batch, math.prod(rows), math.prod(columns))
+    return stack if stack.shape[-2] <= stack.shape[-1] else stack.mT
 
 
-def _newton_schulz(matrix: jax.Array) -> jax.Array:
-    """Takes the singular values of a matrix, not taller than wide, close to one."""
+def _fold(stack: jax.Array, like: jax.Array, axes: _Axes) -> jax.Array:
+    """Makes an array of its matrices, and gives them their length."""
+    batch, rows, columns = (tuple(like.shape[i] for i in group) for group in axes)
+    if math.prod(rows) > math.prod(columns):
+        stack = stack.mT
+    order = axes.batch + axes.rows + axes.columns
+    z = stack.reshape(batch + rows + columns).transpose(np.argsort(order))
+    z = _RMS * max(math.prod(rows), math.prod(columns)) ** 0.5 * z
+    if _explicit_spec(like):
+        z = jax.sharding.reshard(z, jax.typeof(like).sharding)
+    return z
+
+
+def _explicit_spec(x: jax.Array) -> bool:
+    """Whether an array is split over axes of an explicit mesh."""
+    return any(jax.typeof(x).sharding.spec)
+
+
+def _newton_schulz(stack: jax.Array) -> jax.Array:
+    """Takes the singular values of matrices [..., rows, columns] close to one.
+
+    They must not be taller than wide.
+    """
     # In two steps, since squares need not fit the dtype, nor their sum a narrow one.
-    largest = jnp.max(jnp.abs(matrix))
-    matrix = matrix / jnp.where(largest == 0, 1, largest)
-    dtype = jnp.promote_types(matrix.dtype, jnp.float32)
-    norm = jnp.linalg.norm(matrix.astype(dtype)).astype(matrix.dtype)
-    matrix = matrix / jnp.where(norm == 0, 1, norm)
+    largest = jnp.max(jnp.abs(stack), axis=(-2, -1), keepdims=True)
+    stack = stack / jnp.where(largest == 0, 1, largest)
+    dtype = jnp.promote_types(stack.dtype, jnp.float32)
+    norm = jnp.linalg.norm(stack.astype(dtype), axis=(-2, -1), keepdims=True)
+    norm = norm.astype(stack.dtype)
+    stack = stack / jnp.where(norm == 0, 1, norm)
     a, b, c = _COEFFICIENTS
     for _ in range(_NUM_STEPS):
-        gram = matrix @ matrix.T
-        matrix = a * matrix + (b * gram + c * gram @ gram) @ matrix
-    return matrix
+        gram = stack @ stack.mT
+        stack = a * stack + (b * gram + c * gram @ gram) @ stack
+    return stack

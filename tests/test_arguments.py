@@ -236,7 +236,14 @@ CONSTRUCTORS = {
     ),
     optax_nlcg.scale_by_orthogonalization: (
         {},
-        {"matrices": [(1, TypeError), ("yes", TypeError), ([0.5], TypeError)]},
+        {
+            "matrices": [
+                (1, TypeError),
+                ("yes", TypeError),
+                ([0.5], TypeError),
+                ([(0, 1.0)], TypeError),
+            ],
+        },
     ),
     optax_nlcg.scale_by_step_line_search: (
         {},

@@ -10,7 +10,7 @@ import optax.contrib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_nlcg
@@ -22,9 +22,17 @@ def draw(shape, seed=0, dtype=np.float32):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def apply(gradient, **options):
-    tx = optax_nlcg.scale_by_orthogonalization(**options)
+def apply(gradient, *arguments):
+    tx = optax_nlcg.scale_by_orthogonalization(*arguments)
     return tx.update(gradient, tx.init(gradient))[0]
+
+
+def columns_last(x):
+    return tuple(range(x.ndim - 1)), x.ndim - 1
+
+
+def make_mesh():
+    return jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -49,14 +57,22 @@ def test_singular_vectors_stay_and_singular_values_become_one(shape):
     "consistent_rms" not in inspect.signature(optax.contrib.muon).parameters,
     reason="this Optax's Muon takes no kernels and has no `consistent_rms`",
 )
-def test_is_muon_without_momentum():
-    """Kernels by Newton-Schulz, the rest by Adam, step after step."""
+@pytest.mark.parametrize(
+    ("numbers", "given"),
+    [
+        (columns_last, False),
+        (columns_last, True),
+        (lambda x: (0, tuple(range(1, x.ndim))), True),
+        (lambda x: (-1, -2), True),
+    ],
+)
+def test_is_muon_without_momentum(numbers, given):
+    """Matrices by Newton-Schulz, the rest by Adam, step after step."""
 
     def dimensions(params):
-        last = optax.contrib.MuonDimensionNumbers
         return jax.tree.map(
             lambda x: (
-                last(tuple(range(x.ndim - 1)), x.ndim - 1) if x.ndim > 1 else None
+                optax.contrib.MuonDimensionNumbers(*numbers(x)) if x.ndim > 1 else None
             ),
             params,
         )
@@ -69,7 +85,7 @@ def test_is_muon_without_momentum():
         muon_weight_dimension_numbers=dimensions,
         consistent_rms=0.2,
     )
-    tx = optax_nlcg.scale_by_orthogonalization()
+    tx = optax_nlcg.scale_by_orthogonalization(dimensions if given else None)
     trees = [
         {str(shape): draw(shape, seed) for shape in [*SHAPES, (7,), ()]}
         for seed in range(3)
@@ -82,6 +98,25 @@ def test_is_muon_without_momentum():
             lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-3, atol=1e-4),
             got,
             want,
+        )
+
+
+@pytest.mark.parametrize(
+    ("choice", "matrix_of"),
+    [
+        ((1, (2, 3)), lambda x, i: x[i].reshape(5, 14)),
+        (((-1, 2), 1), lambda x, i: x[i].transpose(2, 1, 0).reshape(14, 5)),
+        (([0, 1, 2], 3), lambda x, i: x.reshape(-1, 7)),
+        (True, lambda x, i: x.reshape(-1, 7)),
+    ],
+)
+def test_axes_say_what_the_matrices_are(choice, matrix_of):
+    x = draw((3, 5, 2, 7))
+    z = apply({"w": x}, {"w": choice})["w"]
+    assert z.shape == x.shape
+    for i in range(len(x)):
+        np.testing.assert_allclose(
+            matrix_of(z, i), apply(matrix_of(x, i)), rtol=1e-4, atol=1e-5
         )
 
 
@@ -154,11 +189,26 @@ def test_bad_choices(matrices, error, message):
         optax_nlcg.scale_by_orthogonalization({"w": True}).init(complex_ones)
 
 
+@pytest.mark.parametrize(
+    ("choice", "error", "message"),
+    [
+        ((0, 2), ValueError, r"has \(0, 2\) for an array of shape \(2, 3\)"),
+        ((0, -2), ValueError, r"has \(0, -2\) for an array .* each once"),
+        ((0, ()), ValueError, "at least one for rows and one for columns"),
+        ((0, "1"), TypeError, "`matrices` must be a tree of bools or pairs"),
+    ],
+)
+def test_bad_axes(choice, error, message):
+    with pytest.raises(error, match=message):
+        apply({"w": jnp.ones((2, 3))}, lambda params: {"w": choice})
+    with pytest.raises(ValueError, match=r"shape \(3,\) and dtype float32: leave it"):
+        apply({"w": jnp.ones(3)}, {"w": (0, 1)})
+
+
 @pytest.mark.parametrize("spec", [P("d"), P(None, "d"), P()])
 def test_sharded_under_jit(spec):
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     gradient = draw((8, 12))
-    split = jax.device_put(gradient, NamedSharding(mesh, spec))
+    split = jax.device_put(gradient, NamedSharding(make_mesh(), spec))
     got = jax.jit(apply)(split)
     np.testing.assert_allclose(got, apply(gradient), rtol=1e-3, atol=1e-5)
     assert got.sharding.is_equivalent_to(split.sharding, 2)
@@ -169,7 +219,7 @@ def test_over_shards_takes_whole_matrices_only():
     stage = optax_nlcg.scale_by_conjugate_direction(
         optax_nlcg.scale_by_orthogonalization()
     )
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = make_mesh()
 
     def update(specs):
         tx = optax_nlcg.parallel.over_shards(stage, specs)
@@ -190,3 +240,16 @@ def test_over_shards_takes_whole_matrices_only():
     np.testing.assert_allclose(gz, state.gz, rtol=1e-5)
     with pytest.raises(ValueError, match="needs whole matrices"):
         update({"kernel": P("d"), "bias": P()})
+
+
+def test_masked_parameters_need_no_choice():
+    params = {"kernel": draw((4, 6)), "frozen": draw((8, 3)), "bias": draw((5,))}
+    chosen = {"kernel": True, "frozen": True, "bias": False}
+    tx = optax.masked(
+        optax_nlcg.scale_by_orthogonalization(chosen),
+        {"kernel": True, "frozen": False, "bias": True},
+    )
+    z, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_array_equal(z["frozen"], params["frozen"])
+    np.testing.assert_allclose(z["kernel"], apply(params["kernel"]), rtol=1e-6)
+    np.testing.assert_allclose(z["bias"], np.sign(params["bias"]), rtol=1e-5)
