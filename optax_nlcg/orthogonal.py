@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optax_nlcg import shards
 from optax_nlcg.tree import Tree
@@ -36,6 +36,7 @@ class _Axes(NamedTuple):
 
 def scale_by_orthogonalization(
     matrices: Tree | Callable[[Tree], Tree] | None = None,
+    stack_sharding: NamedSharding | None = None,
 ) -> optax.GradientTransformation:
     r"""Replaces the gradient of each matrix by the nearest orthogonal one.
 
@@ -70,16 +71,26 @@ def scale_by_orthogonalization(
             rows in all others, as suits kernels of convolutions. By default all real
             arrays with two axes or more are ``True``; embeddings and output layers are
             often left out.
+        stack_sharding: how to share out the work under ``jit``: the layout of matrices
+            of equal size that are stacked, along a new first axis, to be
+            orthogonalised. With ``NamedSharding(mesh, PartitionSpec("devices"))`` every
+            device has whole matrices of its own, which go over the network once there
+            and once back. By default it is left to the compiler: replicated matrices
+            are then orthogonalised on all devices alike, and products of split ones
+            cross the network in every step of the iteration. Leave it out for arrays
+            that are split along an axis that counts matrices.
 
     Returns:
         The transformation. The state holds one copy of those parameters that are not
         matrices.
 
     Raises:
-        TypeError: if ``matrices`` has leaves of another kind.
-        ValueError: in ``init`` or ``update``, if ``matrices`` does not fit the
-            parameters or chooses an array with less than two axes, a complex one, or
-            one that is split over devices by hand.
+        TypeError: if ``matrices`` has leaves of another kind, or ``stack_sharding`` is
+            no ``NamedSharding``.
+        ValueError: if ``stack_sharding`` splits anything but the first axis; in
+            ``init`` or ``update``, if ``matrices`` does not fit the parameters or
+            chooses an array with less than two axes, a complex one, or one that is
+            split over devices by hand.
 
     Examples:
         >>> import jax.numpy as jnp, optax_nlcg
@@ -119,6 +130,8 @@ def scale_by_orthogonalization(
     if not callable(matrices):
         for choice in jax.tree.leaves(matrices, is_leaf=_is_pair):
             _check_choice(choice)
+    if stack_sharding is not None:
+        _check_stack_sharding(stack_sharding)
 
     def choose(params: Tree) -> list[_Axes | None]:
         """What each array is: matrices with these axes, or something else."""
@@ -150,8 +163,12 @@ def scale_by_orthogonalization(
                 [x if i in chosen else None for i, x in enumerate(leaves)]
             )
         )
-        for i, axes in chosen.items():
-            stack = _newton_schulz(_unfold(leaves[i], axes))
+        stacks = [_unfold(leaves[i], axes) for i, axes in chosen.items()]
+        if stack_sharding is None:
+            stacks = [_newton_schulz(stack) for stack in stacks]
+        else:
+            stacks = _newton_schulz_shared_out(stacks, stack_sharding)
+        for (i, axes), stack in zip(chosen.items(), stacks, strict=True):
             leaves[i] = _fold(stack, leaves[i], axes)
         return structure.unflatten(leaves)
 
@@ -221,6 +238,18 @@ def _axes(x: jax.Array, choice: Any) -> _Axes | None:
     return _Axes(batch, tuple(places[: len(rows)]), tuple(places[len(rows) :]))
 
 
+def _check_stack_sharding(sharding: Any) -> None:
+    if not isinstance(sharding, NamedSharding):
+        raise TypeError(
+            f"`stack_sharding` must be a NamedSharding or None, got {sharding!r}."
+        )
+    if len(sharding.spec) != 1 or sharding.spec[0] is None:
+        raise ValueError(
+            "`stack_sharding` must split the first axis and no other, as "
+            f'PartitionSpec("devices") does, got {sharding.spec}.'
+        )
+
+
 def _square_fits(gradient: jax.Array) -> jax.Array:
     """Clips what has no square in its dtype, which would stay in the average for good.
 
@@ -267,6 +296,39 @@ def _fold(stack: jax.Array, like: jax.Array, axes: _Axes) -> jax.Array:
 def _explicit_spec(x: jax.Array) -> bool:
     """Whether an array is split over axes of an explicit mesh."""
     return any(jax.typeof(x).sharding.spec)
+
+
+def _newton_schulz_shared_out(
+    stacks: list[jax.Array], sharding: NamedSharding
+) -> list[jax.Array]:
+    """Orthogonalises matrices of equal size together, each on one device.
+
+    Matrices may come replicated or split by their rows or columns, and are to leave in
+    the same way. Stacked while that is so, a replicated stack is cut without
+    communication and gathered at the end, and a split one is passed on by an all-to-all
+    each way. Stacked as it is cut, every matrix would be sent by itself.
+    """
+    mesh = sharding.mesh
+    explicit = AxisType.Explicit in mesh.axis_types
+    place = jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint
+    inner = None if explicit else PartitionSpec.UNCONSTRAINED
+    together = NamedSharding(mesh, PartitionSpec(None, inner, inner))
+    (axes,) = sharding.spec
+    names = axes if isinstance(axes, tuple) else (axes,)
+    number = math.prod(mesh.shape[name] for name in names)
+    flat = [stack.reshape(-1, *stack.shape[-2:]) for stack in stacks]
+    groups: dict[Any, list[int]] = {}
+    for i, stack in enumerate(flat):
+        groups.setdefault((stack.shape[1:], stack.dtype), []).append(i)
+    for group in groups.values():
+        stack = place(jnp.concatenate([flat[i] for i in group]), together)
+        size = stack.shape[0]
+        stack = jnp.pad(stack, ((0, -size % number), (0, 0), (0, 0)))
+        stack = place(_newton_schulz(place(stack, sharding)), together)[:size]
+        ends = np.cumsum([len(flat[i]) for i in group])[:-1]
+        for i, part in zip(group, jnp.split(stack, ends), strict=True):
+            flat[i] = part.reshape(stacks[i].shape)
+    return flat
 
 
 def _newton_schulz(stack: jax.Array) -> jax.Array:

@@ -3,10 +3,12 @@
 import functools
 import inspect
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import optax_nlcg
 
@@ -16,6 +18,7 @@ step = optax_nlcg.scale_by_step_line_search
 online = optax_nlcg.scale_by_online_line_search
 nlcg = optax_nlcg.nlcg
 ml_ncg = optax_nlcg.reference.ml_ncg
+MESH = jax.make_mesh((1,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 @pytest.mark.parametrize(
@@ -242,6 +245,12 @@ CONSTRUCTORS = {
                 ("yes", TypeError),
                 ([0.5], TypeError),
                 ([(0, 1.0)], TypeError),
+            ],
+            "stack_sharding": [
+                ("devices", TypeError),
+                (PartitionSpec("devices"), TypeError),
+                (NamedSharding(MESH, PartitionSpec()), ValueError),
+                (NamedSharding(MESH, PartitionSpec(None, "devices")), ValueError),
             ],
         },
     ),

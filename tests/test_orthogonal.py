@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_nlcg
+from benchmarks import collectives
 
 SHAPES = [(5, 5), (4, 9), (9, 4), (3, 3, 2, 8), (1, 6), (6, 1)]
 
@@ -31,8 +32,8 @@ def columns_last(x):
     return tuple(range(x.ndim - 1)), x.ndim - 1
 
 
-def make_mesh():
-    return jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+def make_mesh(kind=AxisType.Auto):
+    return jax.make_mesh((4,), ("d",), axis_types=(kind,))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -240,6 +241,52 @@ def test_over_shards_takes_whole_matrices_only():
     np.testing.assert_allclose(gz, state.gz, rtol=1e-5)
     with pytest.raises(ValueError, match="needs whole matrices"):
         update({"kernel": P("d"), "bias": P()})
+
+
+LAYERS = {
+    "up": (4, 16),  # on its own: not a multiple of the number of devices
+    "down": (16, 4),
+    "stacked": (6, 8, 4),
+    "bias": (16,),
+}
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("split", [False, True])
+def test_stacks_that_are_shared_out(kind, split):
+    """The same numbers and layouts; and each matrix on one device."""
+    mesh = make_mesh(kind)
+    matrices = {"up": True, "down": True, "stacked": (1, 2), "bias": False}
+    specs = {
+        "up": P(None, "d"),
+        "down": P("d", None),
+        "stacked": P(None, "d", None),
+        "bias": P("d"),
+    }
+    params = {name: draw(shape) for name, shape in LAYERS.items()}
+    want = apply(params, matrices)
+    placed = {
+        name: jax.device_put(x, NamedSharding(mesh, specs[name] if split else P()))
+        for name, x in params.items()
+    }
+    tx = optax_nlcg.scale_by_orthogonalization(matrices, NamedSharding(mesh, P("d")))
+    state = tx.init(placed)
+
+    def update(params):
+        return tx.update(params, state)[0]
+
+    shardings = jax.tree.map(lambda x: x.sharding, placed)
+    compiled = jax.jit(update, out_shardings=shardings).lower(placed).compile()
+    got = compiled(placed)
+    for name, z in got.items():
+        np.testing.assert_allclose(z, want[name], rtol=1e-3, atol=1e-5)
+        assert z.sharding.is_equivalent_to(placed[name].sharding, z.ndim)
+    if kind == AxisType.Auto:
+        # There and back, or only back; two sizes of matrices.
+        sent = collectives.read(compiled)
+        kinds = {one.kind for one in sent}
+        assert kinds == ({"all-to-all"} if split else {"all-gather"})
+        assert len(sent) == (4 if split else 2)
 
 
 def test_masked_parameters_need_no_choice():

@@ -22,6 +22,10 @@ OPTIMIZERS = {
     ),
     "default": lambda: optax_nlcg.nlcg(0.1),
     "ml_ncg": lambda: optax_nlcg.reference.ml_ncg(0.1),
+    "orthogonalization": lambda: with_orthogonalization(),
+    "orthogonalization, shared out": lambda: with_orthogonalization(
+        NamedSharding(make_mesh(), PartitionSpec("fsdp"))
+    ),
 }
 # Reductions in one update with split parameters. BFGS needs its two inner products
 # before it can make z, and the direction those of z: two is the least. The Hager-Zhang
@@ -41,9 +45,18 @@ REDUCTIONS = {
 }
 
 
+def make_mesh():
+    return jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+
+
+def with_orthogonalization(stack_sharding=None):
+    metric = optax_nlcg.scale_by_orthogonalization(stack_sharding=stack_sharding)
+    return optax_nlcg.nlcg(0.01, preconditioner=metric)
+
+
 @pytest.fixture
 def mesh():
-    return jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    return make_mesh()
 
 
 def loss(params):
