@@ -66,24 +66,7 @@ def compile_step(
     tx = optax.with_extra_args_support(tx)
     by_first = NamedSharding(mesh, PartitionSpec("devices"))
     replicated = NamedSharding(mesh, PartitionSpec())
-
-    def placed(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    def layout(leaf: Any) -> NamedSharding:
-        return (
-            parameter_layout(leaf.shape, mesh, model.stacked) if split else replicated
-        )
-
-    layouts = jax.tree.map(layout, model.params)
-    params = jax.tree.map(placed, model.params, layouts)
-    state = optax.tree.map_params(
-        tx,
-        placed,
-        jax.eval_shape(tx.init, model.params),
-        layouts,
-        transform_non_params=lambda leaf: placed(leaf, replicated),
-    )
+    params, state = laid_out(model, tx, split, mesh)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(
             (mesh.size * x.shape[0], *x.shape[1:]), x.dtype, sharding=by_first
@@ -106,6 +89,38 @@ def compile_step(
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options = CPU_OPTIONS if on_cpu else None
     return collectives.read(lowered.compile(compiler_options=options))
+
+
+def laid_out(
+    model: Model, tx: optax.GradientTransformation, split: bool, mesh: Mesh
+) -> tuple[Any, Any]:
+    """Abstract parameters, and the optimizer's state laid out like them."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def is_masked(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    def placed(leaf: Any, sharding: NamedSharding) -> Any:
+        if is_masked(leaf):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    def layout(leaf: Any) -> NamedSharding:
+        return (
+            parameter_layout(leaf.shape, mesh, model.stacked) if split else replicated
+        )
+
+    layouts = jax.tree.map(layout, model.params)
+    params = jax.tree.map(placed, model.params, layouts)
+    state = optax.tree.map_params(
+        tx,
+        placed,
+        jax.eval_shape(tx.init, model.params),
+        layouts,
+        transform_non_params=lambda leaf: placed(leaf, replicated),
+        is_leaf=is_masked,
+    )
+    return params, state
 
 
 def parameter_layout(

@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import collectives, weak_scaling, weak_scaling_report
+from benchmarks import (
+    collectives,
+    orthogonalization,
+    weak_scaling,
+    weak_scaling_report,
+)
 from benchmarks.scaling_models import Model
 
 
@@ -115,3 +120,25 @@ def test_table_of_what_does_and_does_not_fit():
     # Where SGD's does not fit there is nothing to compare with.
     [*_, line] = weak_scaling_report.table([row("sgd", fits=False), *one[1:]])
     assert line.count("does not fit") == 6
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_matrices_that_are_shared_out_are_orthogonalised_once(split):
+    shapes = {"up": (8, 64, 256), "down": (8, 256, 64), "scale": (8, 2, 64)}
+    params = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
+    }
+    model = Model(params, None, lambda *_: jnp.zeros(()), stacked=True)
+    mesh = weak_scaling.make_mesh(jax.devices()[:8])
+    muon, left, shared = (
+        orthogonalization.measure(model, make, split, mesh)
+        for make in orthogonalization.CASES.values()
+    )
+    size = 4 * 2 * 8 * 64 * 256
+    if split:  # an all-to-all there and one back, each of a device's part
+        assert shared["sent_bytes"] < 2 * size / 8 < left["sent_bytes"] / 8
+    else:  # the results
+        assert muon["sent_bytes"] == left["sent_bytes"] == 0
+        assert shared["sent_bytes"] <= size
+        assert shared["flops"] < 1.2 * left["flops"] / 8
+        assert left["flops"] < 1.1 * muon["flops"]
