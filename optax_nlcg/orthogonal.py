@@ -78,7 +78,7 @@ def scale_by_orthogonalization(
             and once back. By default it is left to the compiler: replicated matrices
             are then orthogonalised on all devices alike, and products of split ones
             cross the network in every step of the iteration. Leave it out for arrays
-            that are split along an axis that counts matrices.
+            that are split along an axis that counts matrices, and inside ``shard_map``.
 
     Returns:
         The transformation. The state holds one copy of those parameters that are not
@@ -90,7 +90,7 @@ def scale_by_orthogonalization(
         ValueError: if ``stack_sharding`` splits anything but the first axis; in
             ``init`` or ``update``, if ``matrices`` does not fit the parameters or
             chooses an array with less than two axes, a complex one, or one that is
-            split over devices by hand.
+            split over devices by hand, or if ``stack_sharding`` is used there.
 
     Examples:
         >>> import jax.numpy as jnp, optax_nlcg
@@ -309,12 +309,17 @@ def _newton_schulz_shared_out(
     each way. Stacked as it is cut, every matrix would be sent by itself.
     """
     mesh = sharding.mesh
+    (axes,) = sharding.spec
+    names = axes if isinstance(axes, tuple) else (axes,)
+    if set(names) & set(jax.sharding.get_abstract_mesh().manual_axes):
+        raise ValueError(
+            f"`stack_sharding` splits over {axes!r}, which `shard_map` or `pmap` has "
+            "split here already: leave it out, or use `jit` with sharded arrays."
+        )
     explicit = AxisType.Explicit in mesh.axis_types
     place = jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint
     inner = None if explicit else PartitionSpec.UNCONSTRAINED
     together = NamedSharding(mesh, PartitionSpec(None, inner, inner))
-    (axes,) = sharding.spec
-    names = axes if isinstance(axes, tuple) else (axes,)
     number = math.prod(mesh.shape[name] for name in names)
     flat = [stack.reshape(-1, *stack.shape[-2:]) for stack in stacks]
     groups: dict[Any, list[int]] = {}

@@ -289,6 +289,16 @@ def test_stacks_that_are_shared_out(kind, split):
         assert len(sent) == (4 if split else 2)
 
 
+def test_stacks_cannot_be_shared_out_by_hand():
+    mesh = make_mesh()
+    sharding = NamedSharding(mesh, P("d"))
+    step = jax.shard_map(
+        lambda x: apply(x, None, sharding), mesh=mesh, in_specs=P(), out_specs=P()
+    )
+    with pytest.raises(ValueError, match="splits over 'd', which `shard_map` or `pmap"):
+        jax.jit(step)(draw((4, 6)))
+
+
 def test_masked_parameters_need_no_choice():
     params = {"kernel": draw((4, 6)), "frozen": draw((8, 3)), "bias": draw((5,))}
     chosen = {"kernel": True, "frozen": True, "bias": False}
