@@ -71,6 +71,26 @@ def test_ahead_by_more_than_the_spread(folder, num_epochs, name):
     assert ours.mean() - theirs.mean() > ours.std(ddof=1) + theirs.std(ddof=1)
 
 
+def test_learning_rates_of_conjugate_directions():
+    """As docs/migrating.md says."""
+    ratios = {name: [] for name in BUILT_ON}
+    for folder in RESULTS.glob("sweep_*"):
+        chosen = {
+            key: rows[0]["learning_rate"]
+            for key, rows in report.group_rows(
+                sweep_report.tested(folder), "num_epochs", "optimizer"
+            ).items()
+        }
+        for (num_epochs, name), rate in chosen.items():
+            other = chosen.get((num_epochs, BUILT_ON.get(name)))
+            if other is not None:
+                ratios[name].append(rate / other)
+    stated = {"nlcg": (1, 2.4), "nlcg_adam": (1 / 6, 1.6), "nlcg_muon": (1 / 7, 2.4)}
+    for name, (low, high) in stated.items():
+        assert low <= min(ratios[name]) < 1.2 * low
+        assert high / 1.2 < max(ratios[name]) <= high
+
+
 def test_what_a_wrong_learning_rate_costs():
     """As docs/choosing.md says: more room far off, and no rule close to the best."""
     rows = report.load(RESULTS / "sweep_cifar100_16x16/rates/results.jsonl")
