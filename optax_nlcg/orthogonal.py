@@ -77,7 +77,8 @@ def scale_by_orthogonalization(
             device has whole matrices of its own, which go over the network once there
             and once back. By default it is left to the compiler: replicated matrices
             are then orthogonalised on all devices alike, and products of split ones
-            cross the network in every step of the iteration. Leave it out for arrays
+            cross the network in every step of the iteration; so are those of which
+            there are fewer of a size than half the devices. Leave it out for arrays
             that are split along an axis that counts matrices, and inside ``shard_map``.
 
     Returns:
@@ -326,12 +327,17 @@ def _newton_schulz_shared_out(
     for i, stack in enumerate(flat):
         groups.setdefault((stack.shape[1:], stack.dtype), []).append(i)
     for group in groups.values():
-        stack = place(jnp.concatenate([flat[i] for i in group]), together)
-        size = stack.shape[0]
-        stack = jnp.pad(stack, ((0, -size % number), (0, 0), (0, 0)))
-        stack = place(_newton_schulz(place(stack, sharding)), together)[:size]
-        ends = np.cumsum([len(flat[i]) for i in group])[:-1]
-        for i, part in zip(group, jnp.split(stack, ends), strict=True):
+        parts = [flat[i] for i in group]
+        size = sum(map(len, parts))
+        if 2 * size < number:
+            # Most devices would have nothing to do, and would send that to all others.
+            parts = map(_newton_schulz, parts)
+        else:
+            stack = place(jnp.concatenate(parts), together)
+            stack = jnp.pad(stack, ((0, -size % number), (0, 0), (0, 0)))
+            stack = place(_newton_schulz(place(stack, sharding)), together)[:size]
+            parts = jnp.split(stack, np.cumsum(list(map(len, parts)))[:-1])
+        for i, part in zip(group, parts, strict=True):
             flat[i] = part.reshape(stacks[i].shape)
     return flat
 

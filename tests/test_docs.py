@@ -46,13 +46,17 @@ def guide(scope):
     assert sum(scope["skipped"]) == 0
 
 
+def descends(optimizer):
+    x = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    _, _, losses = common.descend(optimizer, lambda x: jnp.sum(x**2), x, 20)
+    return losses[-1] < 0.9 * losses[0]
+
+
 def choosing(scope):
     assert float(scope["loss"]) < np.log(2)  # that of the first step
     assert scope["copies"](optax_nlcg.nlcg(0.1)) == 4  # as the page says
     for name in ("with_adam", "with_muon"):
-        x = jnp.array([[1.0, 2.0], [3.0, -1.0]])
-        _, _, losses = common.descend(scope[name], lambda x: jnp.sum(x**2), x, 20)
-        assert losses[-1] < 0.9 * losses[0]
+        assert descends(scope[name])
 
 
 def migrating(scope):
@@ -63,6 +67,9 @@ def migrating(scope):
         (scope["x_after"], scope["x_before"]),
     ]:
         np.testing.assert_allclose(ours, theirs, atol=5e-3)
+    before = scope["fun"](scope["start"], scope["scale"])
+    for params in scope["trained"].values():
+        assert scope["fun"](params, scope["scale"]) < 0.5 * before
 
 
 def faq(scope):
@@ -74,6 +81,7 @@ def scaling(scope):
     params, _, value = scope["step"](*args)
     assert bool((params < 1).all())
     assert float(value) == 3.0
+    assert descends(scope["with_muon"])
 
 
 # What a page's code has to have done; of other pages it has to run.

@@ -244,9 +244,10 @@ def test_over_shards_takes_whole_matrices_only():
 
 
 LAYERS = {
-    "up": (4, 16),  # on its own: not a multiple of the number of devices
+    "up": (4, 16),  # together two, as many as half the devices
     "down": (16, 4),
     "stacked": (6, 8, 4),
+    "single": (8, 8),  # left to the compiler
     "bias": (16,),
 }
 
@@ -256,11 +257,13 @@ LAYERS = {
 def test_stacks_that_are_shared_out(kind, split):
     """The same numbers and layouts; and each matrix on one device."""
     mesh = make_mesh(kind)
-    matrices = {"up": True, "down": True, "stacked": (1, 2), "bias": False}
+    matrices = {"stacked": (1, 2), "bias": False}
+    matrices |= dict.fromkeys(("up", "down", "single"), True)
     specs = {
         "up": P(None, "d"),
         "down": P("d", None),
         "stacked": P(None, "d", None),
+        "single": P(),
         "bias": P("d"),
     }
     params = {name: draw(shape) for name, shape in LAYERS.items()}

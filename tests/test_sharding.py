@@ -24,7 +24,8 @@ OPTIMIZERS = {
     "ml_ncg": lambda: optax_nlcg.reference.ml_ncg(0.1),
     "orthogonalization": lambda: with_orthogonalization(),
     "orthogonalization, shared out": lambda: with_orthogonalization(
-        NamedSharding(make_mesh(), PartitionSpec("fsdp"))
+        # The two matrices are not of one size: a device of two works on each.
+        NamedSharding(make_mesh(4, 2), PartitionSpec("stacks"))
     ),
 }
 # Reductions in one update with split parameters. BFGS needs its two inner products
@@ -45,8 +46,9 @@ REDUCTIONS = {
 }
 
 
-def make_mesh():
-    return jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+def make_mesh(*shape):
+    names = ("fsdp", "stacks")[: len(shape)]
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape))
 
 
 def with_orthogonalization(stack_sharding=None):
@@ -56,7 +58,7 @@ def with_orthogonalization(stack_sharding=None):
 
 @pytest.fixture
 def mesh():
-    return make_mesh()
+    return make_mesh(8)
 
 
 def loss(params):
