@@ -49,8 +49,11 @@ BATCH_SIZES = (64, 256, data.DATASETS["digits"].num_train - NUM_VALIDATION)
 # depends on how the optimizer scales the gradient, so each kind has its own middle.
 GRADIENT_STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 ADAPTIVE_STEPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+ORTHOGONAL_STEPS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 LAYERWISE_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 LEARNING_RATES = {
+    "nlcg_muon": ORTHOGONAL_STEPS,
+    "nlcg_adam": ADAPTIVE_STEPS,
     "nlcg": GRADIENT_STEPS,
     "ml_ncg": GRADIENT_STEPS,
     "sgd": GRADIENT_STEPS,
@@ -58,6 +61,7 @@ LEARNING_RATES = {
     "nesterov": GRADIENT_STEPS,
     "rmsprop": GRADIENT_STEPS,
     "adamw": ADAPTIVE_STEPS,
+    "muon": ORTHOGONAL_STEPS,
     "lamb": ADAPTIVE_STEPS,
     "lars": LAYERWISE_STEPS,
 }
