@@ -24,6 +24,21 @@ def test_pictures_exist():
     assert all((readme.ROOT / name).is_file() for name in files)
 
 
+def test_highest_means_at_the_full_batch():
+    """As the README says of the demo."""
+    groups = report.group_rows(
+        report.load(RESULTS / "demo/results.jsonl"), "batch_size", "optimizer"
+    )
+    largest = max(batch_size for batch_size, _ in groups)
+    means = {
+        name: np.mean([row["test_accuracy"] for row in rows])
+        for (batch_size, name), rows in groups.items()
+        if batch_size == largest
+    }
+    highest = sorted(means, key=lambda name: means[name])[-4:]
+    assert set(highest) == {"nlcg", "ml_ncg", "nlcg_adam", "nlcg_muon"}
+
+
 @pytest.mark.parametrize(
     "folder",
     [
