@@ -67,8 +67,8 @@ both, as the second plot has it, on held-out images; a part of that is
 
 {sweep_report.by_steps(ROOT / folder)}
 Batch {batch_size:,}, the same {epochs:g} epochs in a quarter of the steps: there
-conjugate directions around Muon's metric are ahead of Muon by more than the spread of
-seeds.
+conjugate directions around Muon's metric are ahead of Muon, and those around Adam's
+scaling ahead of AdamW, LAMB and LARS, by more than the spread of seeds.
 
 {sweep_report.by_steps(ROOT / f"{folder}_b8192")}"""
 

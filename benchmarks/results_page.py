@@ -216,11 +216,12 @@ def sections() -> dict[str, str]:
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192 \\\n"
-                "    --optimizers nlcg_muon muon"
+                "    --optimizers nlcg_muon muon nlcg_adam adamw lamb lars"
             )
             + "\nFour epochs are 97 steps at batch 2,048, above, and 24 at batch "
-            "8,192. Batch statistics are of 512 images in both: "
-            f"{download('sweep_cifar100_16x16_b8192/table.md', 'the whole table')}.\n\n"
+            "8,192. Batch statistics are of 512 images in both. Some of the runs had "
+            "to share their cores: their seconds say little. "
+            f"{download('sweep_cifar100_16x16_b8192/table.md', 'The whole table')}.\n\n"
             + sweep("sweep_cifar100_16x16_b8192")
             + fewer_trials("sweep_cifar100_16x16_b8192")
         ),
