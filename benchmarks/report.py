@@ -228,7 +228,11 @@ def add_legend(figure: "Figure", axes: "Sequence[Axes]") -> None:
     for axis in axes:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(
-        handles.values(), handles, loc="outside lower center", ncols=5, frameon=False
+        handles.values(),
+        handles,
+        loc="outside lower center",
+        ncols=5 if len(figure.axes) > 1 else 2,  # for which there is room
+        frameon=False,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from matplotlib import pyplot
 
 from benchmarks import report
 
@@ -71,6 +72,18 @@ def test_batch_size_table_marks_ends_of_the_grid(rows):
 def test_plots_are_written(rows, tmp_path, plot):
     plot(rows, tmp_path, tmp_path / "plots" / "plot.png")
     assert (tmp_path / "plots" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3])
+def test_legend_has_room(panels):
+    figure, axes = report.new_figure(panels)
+    for name in report.STYLES:
+        axes[0].plot([0, 1], marker="o", linestyle="--", label=name)
+    report.add_legend(figure, axes)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
+    pyplot.close(figure)
 
 
 def test_curves_of_different_settings_are_not_averaged(rows):
