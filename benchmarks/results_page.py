@@ -66,13 +66,18 @@ def sweep(folder: str) -> str:
     return sweep_report.by_steps(FOLDER / folder)
 
 
-def fewer_trials(folder: str) -> str:
-    """What the optimizers of a sweep come to with smaller budgets."""
+def fewer_trials(folder: str, drawn: bool = False) -> str:
+    """What the optimizers of a sweep come to with smaller budgets.
+
+    Args:
+      folder: the sweep's.
+      drawn: whether the page has the picture already.
+    """
+    picture = image(f"{folder}/budget.png", "Accuracy against the number of trials")
     return (
         "\nWith fewer trials the best of them is worse. The mean of its accuracy over "
         "all choices of so many of the trials, on held-out images, in percent:\n\n"
-        + image(f"{folder}/budget.png", "Accuracy against the number of trials")
-        + "\n"
+        + ("" if drawn else picture + "\n")
         + include(f"{folder}/budget.md")
     )
 
@@ -195,7 +200,7 @@ def sections() -> dict[str, str]:
             "conjugate directions. `nlcg_muon_constant` has a constant in place of the "
             "rule for beta. "
             f"{download('sweep_cifar100_16x16/table.md', 'The whole table')}.\n"
-            + fewer_trials("sweep_cifar100_16x16")
+            + fewer_trials("sweep_cifar100_16x16", drawn=True)
             + "\nThat depends on where the ranges of the search lie. With the learning "
             "rate of the best trial multiplied by powers of the square root of ten, "
             "all else as chosen, it does not; the last columns are over how many "
@@ -218,12 +223,13 @@ def sections() -> dict[str, str]:
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192 \\\n"
                 "    --optimizers nlcg_muon muon nlcg_adam adamw lamb lars"
             )
-            + "\nFour epochs are 97 steps at batch 2,048, above, and 24 at batch "
-            "8,192. Batch statistics are of 512 images in both. Some of the runs had "
-            "to share their cores: their seconds say little. "
-            f"{download('sweep_cifar100_16x16_b8192/table.md', 'The whole table')}.\n\n"
-            + sweep("sweep_cifar100_16x16_b8192")
-            + fewer_trials("sweep_cifar100_16x16_b8192")
+            + "\n"
+            + from_readme(readme.largest_batch())
+            + "\nFour epochs are 97 steps at batch 2,048, above, and 24 here. Batch "
+            "statistics are of 512 images in both. Some of the runs had to share their "
+            "cores: their seconds say little. "
+            f"{download('sweep_cifar100_16x16_b8192/table.md', 'The whole table')}.\n"
+            + fewer_trials("sweep_cifar100_16x16_b8192", drawn=True)
         ),
         "CIFAR-100 at 16x16 pixels, a transformer": (
             command(
