@@ -221,7 +221,8 @@ def sections() -> dict[str, str]:
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192 \\\n"
-                "    --optimizers nlcg_muon muon nlcg_adam adamw lamb lars"
+                "    --optimizers nlcg_muon muon nlcg_adam adamw adamw_b1 "
+                "\\\n        lamb lars nlcg nesterov"
             )
             + "\n"
             + from_readme(readme.largest_batch())

@@ -67,7 +67,12 @@ def test_few_trials_go_further_with_conjugate_directions(folder):
     ("folder", "num_epochs", "name", "others"),
     [
         ("sweep_cifar100_16x16_b8192", 4, "nlcg_muon", ["muon"]),
-        ("sweep_cifar100_16x16_b8192", 4, "nlcg_adam", ["adamw", "lamb", "lars"]),
+        (
+            "sweep_cifar100_16x16_b8192",
+            4,
+            "nlcg_adam",
+            ["adamw", "adamw_b1", "lamb", "lars"],
+        ),
         ("sweep_digits", 10, "nlcg_adam", ["adamw"]),
         ("sweep_digits_resnet8", 10, "nlcg_adam", ["adamw"]),
         ("sweep_cifar100_16x16", 2, "nlcg_adam", ["adamw"]),
