@@ -39,6 +39,19 @@ def test_highest_means_at_the_full_batch():
     assert set(highest) == {"nlcg", "ml_ncg", "nlcg_adam", "nlcg_muon"}
 
 
+def test_same_epochs_at_four_times_the_batch():
+    """As README, docs/choosing.md and the results page say."""
+    small, large = (
+        sweep_report.tested(RESULTS / folder)
+        for folder in ("sweep_cifar100_16x16", "sweep_cifar100_16x16_b8192")
+    )
+    for rows, batch_size, num_steps in ((small, 2048, 97), (large, 8192, 24)):
+        longest = max(rows, key=lambda row: row["num_steps"])
+        assert longest["config"]["num_epochs"] == 4
+        assert longest["config"]["batch_size"] == batch_size
+        assert longest["num_steps"] == num_steps
+
+
 @pytest.mark.parametrize(
     "folder",
     [
