@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import optax_nlcg
-from benchmarks import collectives, topologies
+from benchmarks import collectives, topologies, weak_scaling
 from benchmarks.metrics import environment
 
 NUM_DEVICES = 8
@@ -100,9 +100,7 @@ CASES = {
 def make_mesh(target: str | None = None) -> Mesh:
     """A mesh of all devices that are here, or of a target's, along one axis."""
     devices = topologies.devices(target) if target else jax.devices()[:NUM_DEVICES]
-    return jax.make_mesh(
-        (len(devices),), ("devices",), (AxisType.Auto,), devices=devices
-    )
+    return weak_scaling.make_mesh(devices)
 
 
 def measure(
@@ -110,28 +108,14 @@ def measure(
 ) -> list[collectives.Collective]:
     """Compiles an update and reads what it sends."""
 
-    def place(leaf: Any, *axes: str | None) -> Any:
-        sharding = NamedSharding(mesh, PartitionSpec(*axes))
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    def place(shape: tuple[int, ...], spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
 
-    def like(leaf: Any, parameter: Any) -> Any:
-        """Laid out as the parameter is; what holds several of them along axis 0 too."""
-        several = leaf.ndim - parameter.ndim
-        return place(leaf, *[None] * several, *spec)
-
-    params = {
-        name: place(jax.ShapeDtypeStruct(shape, jnp.float32), *spec)
-        for name, shape in SHAPES.items()
-    }
-    scalar = place(jax.ShapeDtypeStruct((), jnp.float32))
+    params = {name: place(shape, spec) for name, shape in SHAPES.items()}
+    scalar = place((), PartitionSpec())
     tx = optax.with_extra_args_support(case.make())
-    state = optax.tree.map_params(
-        tx,
-        like,
-        jax.eval_shape(tx.init, params),
-        params,
-        transform_non_params=place,
-    )
+    state = weak_scaling.state_like(tx, params, mesh)
 
     def update(
         grads: Any, state: Any, params: Any, value: jax.Array, diagonal: Any

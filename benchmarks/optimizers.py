@@ -54,7 +54,7 @@ def _with_hessian(
     return nlcg(learning_rate, preconditioner=preconditioner)
 
 
-def _kernels_as_matrices(params: optax.Params) -> optax.Params:
+def kernels_as_matrices(params: optax.Params) -> optax.Params:
     """Says to Muon that a kernel is a matrix with a column for each output."""
     return jax.tree.map(
         lambda leaf: (
@@ -75,7 +75,7 @@ def _muon(
     return optax.contrib.muon(
         learning_rate,
         beta=beta,
-        muon_weight_dimension_numbers=_kernels_as_matrices,
+        muon_weight_dimension_numbers=kernels_as_matrices,
         # Updates as large as Adam's, so that one learning rate suits both kinds.
         consistent_rms=0.2,
     )

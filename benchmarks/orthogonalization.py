@@ -21,7 +21,7 @@ import optax
 import optax.contrib
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks import collectives, metrics, topologies, weak_scaling
+from benchmarks import collectives, metrics, optimizers, topologies, weak_scaling
 from benchmarks.scaling_models import MODELS, TOKENS, Model
 from optax_nlcg import nlcg, scale_by_orthogonalization
 
@@ -30,17 +30,16 @@ IMAGES = 256  # on a chip, to compare with
 
 def matrices(params: Any) -> Any:
     """Kernels with a column for each output; the transformer's layers are stacked."""
-    choices = {
-        **dict.fromkeys(("qkv", "mix", "up", "down"), (1, 2)),
-        **dict.fromkeys(("embedding", "scale", "bias")),
+    layers = optax.contrib.MuonDimensionNumbers(1, 2)
+    otherwise = {
+        **dict.fromkeys(("qkv", "mix", "up", "down"), layers),
+        **dict.fromkeys(("embedding", "scale")),
     }
-
-    def choose(path: Any, leaf: Any) -> tuple[Any, Any] | None:
-        kernel = tuple(range(leaf.ndim - 1)), leaf.ndim - 1
-        choice = choices.get(path[-1].key, kernel if leaf.ndim > 1 else None)
-        return optax.contrib.MuonDimensionNumbers(*choice) if choice else None
-
-    return jax.tree_util.tree_map_with_path(choose, params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _, kernel: otherwise.get(path[-1].key, kernel),
+        params,
+        optimizers.kernels_as_matrices(params),
+    )
 
 
 def _nlcg(stack_sharding: NamedSharding | None) -> optax.GradientTransformation:

@@ -95,32 +95,44 @@ def laid_out(
     model: Model, tx: optax.GradientTransformation, split: bool, mesh: Mesh
 ) -> tuple[Any, Any]:
     """Abstract parameters, and the optimizer's state laid out like them."""
-    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = (
+            parameter_layout(leaf.shape, mesh, model.stacked)
+            if split
+            else NamedSharding(mesh, PartitionSpec())
+        )
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    params = jax.tree.map(placed, model.params)
+    return params, state_like(tx, params, mesh)
+
+
+def state_like(tx: optax.GradientTransformation, params: Any, mesh: Mesh) -> Any:
+    """An optimizer's abstract state, laid out like its abstract parameters."""
 
     def is_masked(x: Any) -> bool:
         return isinstance(x, optax.MaskedNode)
 
-    def placed(leaf: Any, sharding: NamedSharding) -> Any:
-        if is_masked(leaf):
-            return leaf
+    def place(leaf: Any, *axes: Any) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, PartitionSpec(*axes))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    def layout(leaf: Any) -> NamedSharding:
-        return (
-            parameter_layout(leaf.shape, mesh, model.stacked) if split else replicated
-        )
+    def like(leaf: Any, parameter: Any) -> Any:
+        """Laid out as the parameter is; what holds several of them along axis 0 too."""
+        if is_masked(leaf):
+            return leaf
+        several = leaf.ndim - parameter.ndim
+        return place(leaf, *[None] * several, *parameter.sharding.spec)
 
-    layouts = jax.tree.map(layout, model.params)
-    params = jax.tree.map(placed, model.params, layouts)
-    state = optax.tree.map_params(
+    return optax.tree.map_params(
         tx,
-        placed,
-        jax.eval_shape(tx.init, model.params),
-        layouts,
-        transform_non_params=lambda leaf: placed(leaf, replicated),
+        like,
+        jax.eval_shape(tx.init, params),
+        params,
+        transform_non_params=place,
         is_leaf=is_masked,
     )
-    return params, state
 
 
 def parameter_layout(
