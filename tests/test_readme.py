@@ -3,16 +3,41 @@
 import pathlib
 import re
 
+import chex
+import jax
+import optax
+
+from benchmarks import optimizers
+
 README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+def check_update_is_that_of_the_benchmarks(scope, name):
+    """The README's optimizer does what the one of that name in its tables does."""
+    params = {
+        "w": jax.random.normal(jax.random.key(0), (4, 3)),
+        "b": jax.random.normal(jax.random.key(1), (3,)),
+    }
+    grads = optax.tree.scale(0.1, params)
+    outputs = []
+    for optimizer in scope[name], optimizers.build(name, scope["schedule"]):
+        state = optimizer.init(params)
+        for value in 1.0, 0.9:
+            updates, state = optimizer.update(grads, state, params, value=value)
+        outputs.append(updates)
+    chex.assert_trees_all_close(*outputs, rtol=1e-6)
 
 
 def test_python_blocks_run():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert blocks
+    assert len(blocks) == 3
     for block in blocks:
         scope = {}
         exec(block, scope)
         if "loss" in scope:
             assert float(scope["loss"]) < 2.0  # from 2.3 for ten classes
+        elif "nlcg_muon" in scope:
+            for name in "nlcg_muon", "nlcg_adam":
+                check_update_is_that_of_the_benchmarks(scope, name)
         else:
             assert scope["result"].converged
