@@ -357,5 +357,8 @@ def _newton_schulz(stack: jax.Array) -> jax.Array:
     a, b, c = _COEFFICIENTS
     for _ in range(_NUM_STEPS):
         gram = stack @ stack.mT
-        stack = a * stack + (b * gram + c * gram @ gram) @ stack
+        # The identity goes into the smaller factor: a sum after the product would be
+        # another pass over the stack.
+        identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+        stack = (a * identity + b * gram + c * (gram @ gram)) @ stack
     return stack
