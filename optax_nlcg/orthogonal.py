@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from optax_nlcg import shards
+from optax_nlcg import shards, sharing
 from optax_nlcg.tree import Tree
 
 # Entries of an update have this root mean square, a usual one for Adam's updates, so
@@ -36,7 +36,7 @@ class _Axes(NamedTuple):
 
 def scale_by_orthogonalization(
     matrices: Tree | Callable[[Tree], Tree] | None = None,
-    stack_sharding: NamedSharding | None = None,
+    stack_sharding: NamedSharding | PartitionSpec | None = None,
 ) -> optax.GradientTransformation:
     r"""Replaces the gradient of each matrix by the nearest orthogonal one.
 
@@ -71,27 +71,28 @@ def scale_by_orthogonalization(
             rows in all others, as suits kernels of convolutions. By default all real
             arrays with two axes or more are ``True``; embeddings and output layers are
             often left out.
-        stack_sharding: how to share out the work under ``jit``: the layout of matrices
+        stack_sharding: how to share the work out among devices: the layout of matrices
             of equal size that are stacked, along a new first axis, to be
-            orthogonalised. With ``NamedSharding(mesh, PartitionSpec("devices"))`` every
-            device has whole matrices of its own, which go over the network once there
-            and once back. By default it is left to the compiler: replicated matrices
-            are then orthogonalised on all devices alike, and products of split ones
-            cross the network in every step of the iteration; so are those of which
-            there are fewer of a size than half the devices. Leave it out for arrays
-            that are split along an axis that counts matrices, and inside ``shard_map``.
+            orthogonalised. With ``NamedSharding(mesh, PartitionSpec("devices"))`` under
+            ``jit``, and with ``PartitionSpec("devices")`` inside ``shard_map`` or
+            ``pmap``, every device has whole matrices of its own, which go over the
+            network once there, if they are split, and once back. By default replicated
+            matrices are orthogonalised on all devices alike, and under ``jit`` products
+            of split ones cross the network in every step of the iteration; so are those
+            of which there are fewer of a size than half the devices. Leave it out for
+            arrays that are split along an axis that counts matrices.
 
     Returns:
         The transformation. The state holds one copy of those parameters that are not
         matrices.
 
     Raises:
-        TypeError: if ``matrices`` has leaves of another kind, or ``stack_sharding`` is
-            no ``NamedSharding``.
+        TypeError: if ``matrices`` or ``stack_sharding`` is of another kind.
         ValueError: if ``stack_sharding`` splits anything but the first axis; in
             ``init`` or ``update``, if ``matrices`` does not fit the parameters or
             chooses an array with less than two axes, a complex one, or one that is
-            split over devices by hand, or if ``stack_sharding`` is used there.
+            split over devices by hand, or if ``stack_sharding`` names axes that are of
+            another kind there.
 
     Examples:
         >>> import jax.numpy as jnp, optax_nlcg
@@ -132,7 +133,7 @@ def scale_by_orthogonalization(
         for choice in jax.tree.leaves(matrices, is_leaf=_is_pair):
             _check_choice(choice)
     if stack_sharding is not None:
-        _check_stack_sharding(stack_sharding)
+        sharing.check("stack_sharding", stack_sharding)
 
     def choose(params: Tree) -> list[_Axes | None]:
         """What each array is: matrices with these axes, or something else."""
@@ -168,7 +169,7 @@ def scale_by_orthogonalization(
         if stack_sharding is None:
             stacks = [_newton_schulz(stack) for stack in stacks]
         else:
-            stacks = _newton_schulz_shared_out(stacks, stack_sharding)
+            stacks = sharing.map_stacks(_newton_schulz, stacks, stack_sharding)
         for (i, axes), stack in zip(chosen.items(), stacks, strict=True):
             leaves[i] = _fold(stack, leaves[i], axes)
         return structure.unflatten(leaves)
@@ -239,18 +240,6 @@ def _axes(x: jax.Array, choice: Any) -> _Axes | None:
     return _Axes(batch, tuple(places[: len(rows)]), tuple(places[len(rows) :]))
 
 
-def _check_stack_sharding(sharding: Any) -> None:
-    if not isinstance(sharding, NamedSharding):
-        raise TypeError(
-            f"`stack_sharding` must be a NamedSharding or None, got {sharding!r}."
-        )
-    if len(sharding.spec) != 1 or sharding.spec[0] is None:
-        raise ValueError(
-            "`stack_sharding` must split the first axis and no other, as "
-            f'PartitionSpec("devices") does, got {sharding.spec}.'
-        )
-
-
 def _square_fits(gradient: jax.Array) -> jax.Array:
     """Clips what has no square in its dtype, which would stay in the average for good.
 
@@ -297,49 +286,6 @@ def _fold(stack: jax.Array, like: jax.Array, axes: _Axes) -> jax.Array:
 def _explicit_spec(x: jax.Array) -> bool:
     """Whether an array is split over axes of an explicit mesh."""
     return any(jax.typeof(x).sharding.spec)
-
-
-def _newton_schulz_shared_out(
-    stacks: list[jax.Array], sharding: NamedSharding
-) -> list[jax.Array]:
-    """Orthogonalises matrices of equal size together, each on one device.
-
-    Matrices may come replicated or split by their rows or columns, and are to leave in
-    the same way. Stacked while that is so, a replicated stack is cut without
-    communication and gathered at the end, and a split one is passed on by an all-to-all
-    each way. Stacked as it is cut, every matrix would be sent by itself.
-    """
-    mesh = sharding.mesh
-    (axes,) = sharding.spec
-    names = axes if isinstance(axes, tuple) else (axes,)
-    if set(names) & set(jax.sharding.get_abstract_mesh().manual_axes):
-        raise ValueError(
-            f"`stack_sharding` splits over {axes!r}, which `shard_map` or `pmap` has "
-            "split here already: leave it out, or use `jit` with sharded arrays."
-        )
-    explicit = AxisType.Explicit in mesh.axis_types
-    place = jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint
-    inner = None if explicit else PartitionSpec.UNCONSTRAINED
-    together = NamedSharding(mesh, PartitionSpec(None, inner, inner))
-    number = math.prod(mesh.shape[name] for name in names)
-    flat = [stack.reshape(-1, *stack.shape[-2:]) for stack in stacks]
-    groups: dict[Any, list[int]] = {}
-    for i, stack in enumerate(flat):
-        groups.setdefault((stack.shape[1:], stack.dtype), []).append(i)
-    for group in groups.values():
-        parts = [flat[i] for i in group]
-        size = sum(map(len, parts))
-        if 2 * size < number:
-            # Most devices would have nothing to do, and would send that to all others.
-            parts = map(_newton_schulz, parts)
-        else:
-            stack = place(jnp.concatenate(parts), together)
-            stack = jnp.pad(stack, ((0, -size % number), (0, 0), (0, 0)))
-            stack = place(_newton_schulz(place(stack, sharding)), together)[:size]
-            parts = jnp.split(stack, np.cumsum(list(map(len, parts)))[:-1])
-        for i, part in zip(group, parts, strict=True):
-            flat[i] = part.reshape(stacks[i].shape)
-    return flat
 
 
 def _newton_schulz(stack: jax.Array) -> jax.Array:

@@ -248,7 +248,9 @@ CONSTRUCTORS = {
             ],
             "stack_sharding": [
                 ("devices", TypeError),
-                (PartitionSpec("devices"), TypeError),
+                (MESH, TypeError),
+                (PartitionSpec(), ValueError),
+                (PartitionSpec(None, "devices"), ValueError),
                 (NamedSharding(MESH, PartitionSpec()), ValueError),
                 (NamedSharding(MESH, PartitionSpec(None, "devices")), ValueError),
             ],

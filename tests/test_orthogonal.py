@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_nlcg
-from benchmarks import collectives
+from benchmarks import collectives, metrics
 
 SHAPES = [(5, 5), (4, 9), (9, 4), (3, 3, 2, 8), (1, 6), (6, 1)]
 
@@ -292,14 +292,64 @@ def test_stacks_that_are_shared_out(kind, split):
         assert len(sent) == (4 if split else 2)
 
 
-def test_stacks_cannot_be_shared_out_by_hand():
+@pytest.mark.parametrize("mode", ["check_vma", "no check_vma", "pmap"])
+def test_stacks_that_are_shared_out_by_hand(mode):
+    """The same numbers on all devices; and each matrix on one of them."""
+    matrices = {"stacked": (1, 2), "bias": False}
+    matrices |= dict.fromkeys(("up", "down", "single"), True)
+    params = {name: draw(shape) for name, shape in LAYERS.items()}
+    want = apply(params, matrices)
     mesh = make_mesh()
-    sharding = NamedSharding(mesh, P("d"))
-    step = jax.shard_map(
-        lambda x: apply(x, None, sharding), mesh=mesh, in_specs=P(), out_specs=P()
+    if mode == "pmap":
+        params = jax.tree.map(lambda x: jnp.stack([x] * mesh.size), params)
+
+    def on_all_devices(update):
+        if mode == "pmap":
+            return jax.pmap(update, "d")
+        check_vma = mode == "check_vma"
+        return jax.jit(
+            jax.shard_map(
+                update, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=check_vma
+            )
+        )
+
+    def step(sharding, names=tuple(LAYERS)):
+        chosen = {name: matrices[name] for name in names}
+        return on_all_devices(lambda x: apply(x, chosen, sharding))
+
+    for name, z in step(P("d"))(params).items():
+        assert len(z.addressable_shards) == mesh.size
+        for shard in z.addressable_shards:
+            part = shard.data.reshape(want[name].shape)
+            np.testing.assert_allclose(part, want[name], rtol=1e-3, atol=1e-5)
+    shared_out, alone = (
+        step(sharding).lower(params).compile() for sharding in (P("d"), None)
     )
+    sent = collectives.read(shared_out)
+    assert not collectives.read(alone)
+    if jax.__version_info__ >= (0, 10):
+        assert [one.kind for one in sent] == ["all-gather"] * 2  # sizes of matrices
+    # Of eight matrices a device has three, but for the one that all have.
+    single = step(None, ["single"]).lower({"single": params["single"]}).compile()
+    by_all = metrics.flops(single)
+    assert metrics.flops(shared_out) - by_all < 0.5 * (metrics.flops(alone) - by_all)
+
+
+def test_axes_of_stacks_must_be_of_the_right_kind():
+    mesh = make_mesh()
+    x = draw((4, 6))
+
+    def by_hand(sharding):
+        return jax.shard_map(
+            lambda x: apply(x, None, sharding), mesh=mesh, in_specs=P(), out_specs=P()
+        )
+
     with pytest.raises(ValueError, match="splits over 'd', which `shard_map` or `pmap"):
-        jax.jit(step)(draw((4, 6)))
+        jax.jit(by_hand(NamedSharding(mesh, P("d"))))(x)
+    with pytest.raises(ValueError, match="no 'd' is mapped here: pass NamedSharding"):
+        jax.jit(lambda x: apply(x, None, P("d")))(x)
+    with pytest.raises(ValueError, match="no 'e' is mapped here: pass NamedSharding"):
+        jax.jit(by_hand(P("e")))(x)
 
 
 def test_masked_parameters_need_no_choice():

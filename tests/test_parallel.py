@@ -49,15 +49,20 @@ OPTIMIZERS = {
     "diagonal_given": with_diagonal,
     "diagonal_estimated": with_diagonal,
     "curvature_search": with_curvature_search,
+    "orthogonalization": lambda: optax_nlcg.nlcg(
+        0.05, preconditioner=optax_nlcg.scale_by_orthogonalization()
+    ),
     "nonlinear_cg": optax_nlcg.nonlinear_cg,
     "limited_memory_cg": lambda: optax_nlcg.limited_memory_cg(2),
     "ml_ncg": lambda: optax_nlcg.reference.ml_ncg(0.3),
 }
 # One for each kind of stage, for modes that differ little from another.
 KINDS = "default", "diagonal_estimated", "curvature_search", "nonlinear_cg"
-# The other two do not work on parts of the parameters, see `over_shards`.
+# The others do not work on parts of the parameters, see `over_shards`.
 ON_PARTS = [
-    n for n in OPTIMIZERS if n not in ("diagonal_estimated", "limited_memory_cg")
+    n
+    for n in OPTIMIZERS
+    if n not in ("diagonal_estimated", "orthogonalization", "limited_memory_cg")
 ]
 
 # Compilation is what takes time here.

@@ -1,0 +1,157 @@
+"""Sharing work on many matrices out among devices that would all do all of it."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+Function = Callable[[jax.Array], jax.Array]
+
+
+def check(name: str, sharding: Any) -> None:
+    """Checks that an argument says how to split the first axis, and no other.
+
+    Args:
+        name: the argument's name, for the message.
+        sharding: what was given.
+
+    Raises:
+        TypeError: if it is neither a ``NamedSharding`` nor a ``PartitionSpec``.
+        ValueError: if it splits anything else.
+    """
+    if not isinstance(sharding, NamedSharding | PartitionSpec):
+        raise TypeError(
+            f"`{name}` must be a NamedSharding, a PartitionSpec or None, got "
+            f"{sharding!r}."
+        )
+    spec = sharding.spec if isinstance(sharding, NamedSharding) else sharding
+    if len(spec) != 1 or spec[0] is None:
+        raise ValueError(
+            f"`{name}` must split the first axis and no other, as "
+            f'PartitionSpec("devices") does, got {spec}.'
+        )
+
+
+def map_stacks(
+    function: Function,
+    stacks: Sequence[jax.Array],
+    sharding: NamedSharding | PartitionSpec,
+) -> list[jax.Array]:
+    """Applies a function to matrices, those of equal size together, on one device each.
+
+    Where there are fewer of a size than half the devices, all devices compute all of
+    them, or what the compiler makes of that.
+
+    Args:
+        function: of a stack of matrices, [number, rows, columns], which maps each by
+            itself, and zeros to finite numbers.
+        stacks: arrays of matrices, [..., rows, columns].
+        sharding: a ``NamedSharding`` under ``jit``; a ``PartitionSpec`` inside
+            ``shard_map`` or ``pmap``, where all devices must have equal stacks. Both of
+            the first axis of what is stacked.
+
+    Returns:
+        The results, laid out like the stacks.
+
+    Raises:
+        ValueError: if the sharding names axes that are of another kind here.
+    """
+    names = _names(sharding)
+    if isinstance(sharding, NamedSharding):
+        _check_automatic(names)
+        number = math.prod(sharding.mesh.shape[name] for name in names)
+    else:
+        number = _size_by_hand(names)
+    flat = [stack.reshape(-1, *stack.shape[-2:]) for stack in stacks]
+    groups: dict[Any, list[int]] = {}
+    for i, stack in enumerate(flat):
+        groups.setdefault((stack.shape[1:], stack.dtype), []).append(i)
+    for group in groups.values():
+        parts = [flat[i] for i in group]
+        sizes = list(map(len, parts))
+        if 2 * sum(sizes) < number:
+            # Most devices would have nothing to do, and would send that to all others.
+            parts = map(function, parts)
+        else:
+            stack = jnp.concatenate(parts)
+            if isinstance(sharding, NamedSharding):
+                stack = _under_jit(function, stack, number, sharding)
+            else:
+                stack = _by_hand(function, stack, number, names)
+            parts = jnp.split(stack, np.cumsum(sizes)[:-1])
+        for i, part in zip(group, parts, strict=True):
+            flat[i] = part.reshape(stacks[i].shape)
+    return flat
+
+
+def _under_jit(
+    function: Function, stack: jax.Array, number: int, sharding: NamedSharding
+) -> jax.Array:
+    """Has the compiler split a stack.
+
+    Matrices may come replicated or split by their rows or columns, and are to leave in
+    the same way. Stacked while that is so, a replicated stack is cut without
+    communication and gathered at the end, and a split one is passed on by an all-to-all
+    each way. Stacked as it is cut, every matrix would be sent by itself.
+    """
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    place = jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint
+    inner = None if explicit else PartitionSpec.UNCONSTRAINED
+    together = NamedSharding(sharding.mesh, PartitionSpec(None, inner, inner))
+    padded = _pad(place(stack, together), number)
+    return place(function(place(padded, sharding)), together)[: len(stack)]
+
+
+def _by_hand(
+    function: Function, stack: jax.Array, number: int, names: tuple[str, ...]
+) -> jax.Array:
+    """Takes this device's share of a stack, and gathers the results of all."""
+    padded = _pad(stack, number)
+    share = len(padded) // number
+    start = share * jax.lax.axis_index(names)
+    part = function(jax.lax.dynamic_slice_in_dim(padded, start, share))
+    if jax.__version_info__ >= (0, 10):
+        whole = jax.lax.all_gather(part, names, tiled=True, to="invarying")
+    else:
+        # To `shard_map` what is gathered differs between devices. A sum does not, but
+        # it sends twice as much.
+        zeros = jnp.zeros_like(padded)
+        whole = jax.lax.dynamic_update_slice_in_dim(zeros, part, start, 0)
+        whole = jax.lax.psum(whole, names)
+    return whole[: len(stack)]
+
+
+def _pad(stack: jax.Array, number: int) -> jax.Array:
+    """Fills a stack up to a multiple of a number, with zeros."""
+    return jnp.pad(stack, ((0, -len(stack) % number), (0, 0), (0, 0)))
+
+
+def _names(sharding: NamedSharding | PartitionSpec) -> tuple[str, ...]:
+    """The axes that the first axis is split over."""
+    spec = sharding.spec if isinstance(sharding, NamedSharding) else sharding
+    (names,) = spec
+    return names if isinstance(names, tuple) else (names,)
+
+
+def _check_automatic(names: tuple[str, ...]) -> None:
+    by_hand = set(names) & set(jax.sharding.get_abstract_mesh().manual_axes)
+    if by_hand:
+        raise ValueError(
+            f"`stack_sharding` splits over {', '.join(map(repr, by_hand))}, which "
+            "`shard_map` or `pmap` has split here already: pass a PartitionSpec alone."
+        )
+
+
+def _size_by_hand(names: tuple[str, ...]) -> int:
+    try:
+        return jax.lax.axis_size(names)
+    except NameError as error:
+        raise ValueError(
+            "`stack_sharding` is a PartitionSpec, for `shard_map` and `pmap`, but no "
+            f"{', '.join(map(repr, names))} is mapped here: pass NamedSharding(mesh, "
+            "spec)."
+        ) from error
