@@ -245,7 +245,7 @@ def save_figure(figure: "Figure", out: str | pathlib.Path) -> None:
     pyplot.close(figure)
 
 
-def _draw_batch_sizes(axis: "Axes", rows: Sequence[Row]) -> None:
+def draw_batch_sizes(axis: "Axes", rows: Sequence[Row]) -> None:
     """Draws mean test accuracy against batch size, with the spread over seeds."""
     sizes = sorted({row["config"]["batch_size"] for row in rows})
     optimizers = group_rows(rows, "optimizer")
@@ -298,7 +298,7 @@ def plot_demo(
 ) -> None:
     """Plots accuracy against batch size, and training at the largest batch."""
     figure, (left, right) = new_figure(2)
-    _draw_batch_sizes(left, rows)
+    draw_batch_sizes(left, rows)
     seeds = len({row["config"]["seed"] for row in rows})
     left.set_title(
         f"Same number of epochs; mean and deviation of {seeds} seeds", fontsize=11

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import rate_sensitivity, readme, report, sweep_report
+from benchmarks import growing_batch, rate_sensitivity, readme, report, sweep_report
 
 RESULTS = readme.ROOT / readme.RESULTS
 # What conjugate directions are put around, by optimizer.
@@ -41,15 +41,32 @@ def test_highest_means_at_the_full_batch():
 
 def test_same_epochs_at_four_times_the_batch():
     """As README, docs/choosing.md and the results page say."""
-    small, large = (
-        sweep_report.tested(RESULTS / folder)
+    runs = {
+        (config["batch_size"], config["num_epochs"], row["num_steps"])
         for folder in ("sweep_cifar100_16x16", "sweep_cifar100_16x16_b8192")
-    )
-    for rows, batch_size, num_steps in ((small, 2048, 97), (large, 8192, 24)):
-        longest = max(rows, key=lambda row: row["num_steps"])
-        assert longest["config"]["num_epochs"] == 4
-        assert longest["config"]["batch_size"] == batch_size
-        assert longest["num_steps"] == num_steps
+        for row in sweep_report.tested(RESULTS / folder)
+        for config in [row["config"]]
+    }
+    assert runs == {(2048, 2, 48), (2048, 4, 97), (8192, 4, 24), (8192, 8, 48)}
+
+
+@pytest.mark.parametrize("folders", growing_batch.SWEEPS.values())
+def test_growing_batch_compares_the_same_optimizers(folders):
+    rows = growing_batch.comparable(folders)
+    assert {row["config"]["num_epochs"] for row in rows} == {4}
+    groups = report.group_rows(rows, "batch_size", "optimizer")
+    sizes = sorted({size for size, _ in groups})
+    assert sizes == [2048, 8192]
+    names = [{name for s, name in groups if s == size} for size in sizes]
+    assert names[0] == names[1] >= {"muon", "nlcg_muon"}
+    best = [name for size, name in groups if size == 8192]
+    means = [np.mean([r["test_accuracy"] for r in groups[8192, n]]) for n in best]
+    assert means == sorted(means, reverse=True)
+
+
+def test_growing_batch_is_drawn(tmp_path):
+    growing_batch.plot(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -80,6 +97,7 @@ def test_few_trials_go_further_with_conjugate_directions(folder):
     ("folder", "num_epochs", "name", "others"),
     [
         ("sweep_cifar100_16x16_b8192", 4, "nlcg_muon", ["muon"]),
+        ("sweep_cifar100_16x16_b8192", 8, "nlcg_muon", ["muon"]),
         (
             "sweep_cifar100_16x16_b8192",
             4,
