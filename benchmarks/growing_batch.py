@@ -18,6 +18,7 @@ NUM_EPOCHS = 4
 # The sweeps at each batch size, by network; the largest batch last.
 SWEEPS = {
     "ResNet-8": ("sweep_cifar100_16x16", "sweep_cifar100_16x16_b8192"),
+    "Transformer": ("sweep_cifar100_16x16_vit", "sweep_cifar100_16x16_vit_b8192"),
 }
 
 

@@ -34,11 +34,12 @@ anew at each:
 
 `nlcg` is the paper's; `nlcg_muon` and `nlcg_adam` are conjugate directions around
 Muon's orthogonalisation and around Adam's scaling. At batch {batch_size:,} the first is
-ahead of Muon, in {epochs:g} epochs and in {more_epochs:g}, and the second of AdamW,
-LAMB and LARS, by more than the spread of seeds. Test accuracy there in percent, mean ±
-standard deviation over seeds, of ResNet-8; {number} trials on held-out images chose the
-learning rate (behind the @), schedule, warm-up, weight decay, label smoothing and one
-parameter of its own for every optimizer and length:
+ahead of Muon with both networks, and the second of AdamW, LAMB and LARS, by more than
+the spread of seeds. Test accuracy of ResNet-8 there in percent, mean ± standard
+deviation over seeds, after {epochs:g} epochs and, for Muon with and without conjugate
+directions, {more_epochs:g}; {number} trials on held-out images chose the learning rate
+(behind the @), schedule, warm-up, weight decay, label smoothing and one parameter of
+its own for every optimizer and length:
 
 {sweep_report.by_steps(ROOT / folder)}
 The best of fewer trials, on the held-out images:

@@ -248,6 +248,16 @@ def sections() -> dict[str, str]:
             f"{download('sweep_cifar100_16x16_vit/table.md', 'the whole table')}.\n\n"
             + sweep("sweep_cifar100_16x16_vit")
             + fewer_trials("sweep_cifar100_16x16_vit")
+            + "\nThe same epochs at four times the batch:\n\n"
+            + command(
+                f"{run}.sweep --config cifar100_16x16_vit --data-dir data \\\n"
+                "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
+                "    --seeds 1 2 3 4 5 --optimizers nlcg_muon muon \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16_vit_b8192"
+            )
+            + "\n"
+            + sweep("sweep_cifar100_16x16_vit_b8192")
+            + fewer_trials("sweep_cifar100_16x16_vit_b8192")
         ),
         "Digits, a residual network with batch norm": (
             command(
