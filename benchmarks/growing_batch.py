@@ -45,6 +45,14 @@ def comparable(folders: tuple[str, ...]) -> list[report.Row]:
     return [row for name in names for groups in runs for row in groups[name]]
 
 
+def num_trials(folder: str, num_epochs: float = NUM_EPOCHS) -> int:
+    """How many trials every optimizer of a sweep had for runs of that length."""
+    trials = report.load(RESULTS / folder / "trials" / "results.jsonl")
+    groups = report.group_rows(trials, "optimizer", "num_epochs")
+    (number,) = {len(rows) for (_, e), rows in groups.items() if e == num_epochs}
+    return number
+
+
 def plot(out: pathlib.Path) -> None:
     """Test accuracy against batch size, a panel a network."""
     figure, axes = report.new_figure(len(SWEEPS))

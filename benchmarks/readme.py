@@ -23,12 +23,13 @@ def largest_batch() -> str:
     rows = report.load(ROOT / folder / "final" / "results.jsonl")
     (batch_size,) = {row["config"]["batch_size"] for row in rows}
     epochs, more_epochs = sorted({row["config"]["num_epochs"] for row in rows})
-    trials = report.load(ROOT / folder / "trials" / "results.jsonl")
-    groups = report.group_rows(trials, "optimizer", "num_epochs")
-    (number,) = {len(same) for same in groups.values()}
+    fewer, number = (
+        growing_batch.num_trials(name) for name in growing_batch.SWEEPS["ResNet-8"]
+    )
+    assert growing_batch.num_trials(folder.name, more_epochs) == number
     return f"""\
 **CIFAR-100 at 16x16 pixels, the same epochs at four times the batch**, everything tuned
-anew at each:
+anew at each, in {fewer} and in {number} trials for every optimizer:
 
 ![Test accuracy against batch size]({RESULTS / growing_batch.PICTURE})
 

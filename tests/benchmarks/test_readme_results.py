@@ -62,6 +62,7 @@ def test_growing_batch_compares_the_same_optimizers(folders):
     best = [name for size, name in groups if size == 8192]
     means = [np.mean([r["test_accuracy"] for r in groups[8192, n]]) for n in best]
     assert means == sorted(means, reverse=True)
+    assert [growing_batch.num_trials(folder) for folder in folders] == [12, 24]
 
 
 def test_growing_batch_is_drawn(tmp_path):
