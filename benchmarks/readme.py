@@ -19,14 +19,13 @@ MARKS = re.compile(r"(<!-- results:begin -->\n).*(<!-- results:end -->)", re.DOT
 
 def largest_batch() -> str:
     """The largest batch on photographs, everything tuned."""
-    folder = RESULTS / "sweep_cifar100_16x16_b8192"
+    small, large = growing_batch.SWEEPS["ResNet-8"]
+    folder = RESULTS / large
     rows = report.load(ROOT / folder / "final" / "results.jsonl")
     (batch_size,) = {row["config"]["batch_size"] for row in rows}
     epochs, more_epochs = sorted({row["config"]["num_epochs"] for row in rows})
-    fewer, number = (
-        growing_batch.num_trials(name) for name in growing_batch.SWEEPS["ResNet-8"]
-    )
-    assert growing_batch.num_trials(folder.name, more_epochs) == number
+    fewer, number = map(growing_batch.num_trials, (small, large))
+    assert growing_batch.num_trials(large, more_epochs) == number
     return f"""\
 **CIFAR-100 at 16x16 pixels, the same epochs at four times the batch**, everything tuned
 anew at each, in {fewer} and in {number} trials for every optimizer:

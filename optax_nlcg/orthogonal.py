@@ -133,7 +133,7 @@ def scale_by_orthogonalization(
         for choice in jax.tree.leaves(matrices, is_leaf=_is_pair):
             _check_choice(choice)
     if stack_sharding is not None:
-        sharing.check("stack_sharding", stack_sharding)
+        sharing.check(stack_sharding)
 
     def choose(params: Tree) -> list[_Axes | None]:
         """What each array is: matrices with these axes, or something else."""

@@ -1,5 +1,6 @@
 """Sharing work on many matrices out among devices that would all do all of it."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 Function = Callable[[jax.Array], jax.Array]
 
 
-def check(name: str, sharding: Any) -> None:
-    """Checks that an argument says how to split the first axis, and no other.
-
-    Args:
-        name: the argument's name, for the message.
-        sharding: what was given.
+def check(sharding: Any) -> None:
+    """Checks that ``stack_sharding`` says how to split the first axis, and no other.
 
     Raises:
         TypeError: if it is neither a ``NamedSharding`` nor a ``PartitionSpec``.
@@ -25,13 +22,13 @@ def check(name: str, sharding: Any) -> None:
     """
     if not isinstance(sharding, NamedSharding | PartitionSpec):
         raise TypeError(
-            f"`{name}` must be a NamedSharding, a PartitionSpec or None, got "
+            "`stack_sharding` must be a NamedSharding, a PartitionSpec or None, got "
             f"{sharding!r}."
         )
-    spec = sharding.spec if isinstance(sharding, NamedSharding) else sharding
+    spec = _spec(sharding)
     if len(spec) != 1 or spec[0] is None:
         raise ValueError(
-            f"`{name}` must split the first axis and no other, as "
+            "`stack_sharding` must split the first axis and no other, as "
             f'PartitionSpec("devices") does, got {spec}.'
         )
 
@@ -60,12 +57,15 @@ def map_stacks(
     Raises:
         ValueError: if the sharding names axes that are of another kind here.
     """
-    names = _names(sharding)
+    (axes,) = _spec(sharding)
+    names = axes if isinstance(axes, tuple) else (axes,)
     if isinstance(sharding, NamedSharding):
         _check_automatic(names)
         number = math.prod(sharding.mesh.shape[name] for name in names)
+        share_out = functools.partial(_under_jit, sharding=sharding)
     else:
         number = _size_by_hand(names)
+        share_out = functools.partial(_by_hand, names=names)
     flat = [stack.reshape(-1, *stack.shape[-2:]) for stack in stacks]
     groups: dict[Any, list[int]] = {}
     for i, stack in enumerate(flat):
@@ -77,11 +77,7 @@ def map_stacks(
             # Most devices would have nothing to do, and would send that to all others.
             parts = map(function, parts)
         else:
-            stack = jnp.concatenate(parts)
-            if isinstance(sharding, NamedSharding):
-                stack = _under_jit(function, stack, number, sharding)
-            else:
-                stack = _by_hand(function, stack, number, names)
+            stack = share_out(function, jnp.concatenate(parts), number)
             parts = jnp.split(stack, np.cumsum(sizes)[:-1])
         for i, part in zip(group, parts, strict=True):
             flat[i] = part.reshape(stacks[i].shape)
@@ -130,11 +126,8 @@ def _pad(stack: jax.Array, number: int) -> jax.Array:
     return jnp.pad(stack, ((0, -len(stack) % number), (0, 0), (0, 0)))
 
 
-def _names(sharding: NamedSharding | PartitionSpec) -> tuple[str, ...]:
-    """The axes that the first axis is split over."""
-    spec = sharding.spec if isinstance(sharding, NamedSharding) else sharding
-    (names,) = spec
-    return names if isinstance(names, tuple) else (names,)
+def _spec(sharding: NamedSharding | PartitionSpec) -> PartitionSpec:
+    return sharding.spec if isinstance(sharding, NamedSharding) else sharding
 
 
 def _check_automatic(names: tuple[str, ...]) -> None:

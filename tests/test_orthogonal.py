@@ -250,6 +250,7 @@ LAYERS = {
     "single": (8, 8),  # left to the compiler
     "bias": (16,),
 }
+MATRICES = {"up": True, "down": True, "stacked": (1, 2), "single": True, "bias": False}
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
@@ -257,8 +258,6 @@ LAYERS = {
 def test_stacks_that_are_shared_out(kind, split):
     """The same numbers and layouts; and each matrix on one device."""
     mesh = make_mesh(kind)
-    matrices = {"stacked": (1, 2), "bias": False}
-    matrices |= dict.fromkeys(("up", "down", "single"), True)
     specs = {
         "up": P(None, "d"),
         "down": P("d", None),
@@ -267,12 +266,12 @@ def test_stacks_that_are_shared_out(kind, split):
         "bias": P("d"),
     }
     params = {name: draw(shape) for name, shape in LAYERS.items()}
-    want = apply(params, matrices)
+    want = apply(params, MATRICES)
     placed = {
         name: jax.device_put(x, NamedSharding(mesh, specs[name] if split else P()))
         for name, x in params.items()
     }
-    tx = optax_nlcg.scale_by_orthogonalization(matrices, NamedSharding(mesh, P("d")))
+    tx = optax_nlcg.scale_by_orthogonalization(MATRICES, NamedSharding(mesh, P("d")))
     state = tx.init(placed)
 
     def update(params):
@@ -295,10 +294,8 @@ def test_stacks_that_are_shared_out(kind, split):
 @pytest.mark.parametrize("mode", ["check_vma", "no check_vma", "pmap"])
 def test_stacks_that_are_shared_out_by_hand(mode):
     """The same numbers on all devices; and each matrix on one of them."""
-    matrices = {"stacked": (1, 2), "bias": False}
-    matrices |= dict.fromkeys(("up", "down", "single"), True)
     params = {name: draw(shape) for name, shape in LAYERS.items()}
-    want = apply(params, matrices)
+    want = apply(params, MATRICES)
     mesh = make_mesh()
     if mode == "pmap":
         params = jax.tree.map(lambda x: jnp.stack([x] * mesh.size), params)
@@ -314,7 +311,7 @@ def test_stacks_that_are_shared_out_by_hand(mode):
         )
 
     def step(sharding, names=tuple(LAYERS)):
-        chosen = {name: matrices[name] for name in names}
+        chosen = {name: MATRICES[name] for name in names}
         return on_all_devices(lambda x: apply(x, chosen, sharding))
 
     for name, z in step(P("d"))(params).items():

@@ -10,8 +10,6 @@ import optax
 from benchmarks import optimizers
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
-
-
 RATES = {"nlcg_muon": 0.05, "nlcg_adam": 0.005}
 
 
