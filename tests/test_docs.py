@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from jax.sharding import AxisType
 
@@ -119,6 +120,16 @@ def test_code_of_page(page):
         if "result" in scope:
             assert scope["result"].converged
     CHECKS.get(page, lambda scope: None)(scope)
+
+
+@pytest.mark.parametrize("shape", [(64, 16), (16, 64)])
+def test_rates_of_optax_muon_are_converted_as_the_page_says(shape):
+    kernel = jax.random.normal(jax.random.key(0), shape)
+    lengths = [
+        jnp.linalg.norm(tx.update(kernel, tx.init(kernel), kernel)[0])
+        for tx in (optax.contrib.muon(1.0), optax_nlcg.scale_by_orthogonalization())
+    ]
+    np.testing.assert_allclose(lengths[0] / lengths[1], 5 / shape[0] ** 0.5, rtol=0.01)
 
 
 def test_pages_that_are_checked_have_code():
