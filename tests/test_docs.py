@@ -21,6 +21,7 @@ from tests import common
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+OUTPUT = re.compile(r"```text\n(.*?)```", re.DOTALL)
 
 
 # ------------------------------------------------------------------------------
@@ -106,6 +107,7 @@ def scope_of(page):
 
 
 PAGES = {page.stem: BLOCK.findall(page.read_text()) for page in DOCS.glob("*.md")}
+OUTPUTS = {page: OUTPUT.findall((DOCS / f"{page}.md").read_text()) for page in PAGES}
 
 
 # Of Equinox, which Optimistix imports, with JAX 0.8.
@@ -113,12 +115,14 @@ PAGES = {page.stem: BLOCK.findall(page.read_text()) for page in DOCS.glob("*.md"
 @pytest.mark.parametrize(
     "page", sorted(p for p, blocks in PAGES.items() if blocks and p not in NOT_RUN)
 )
-def test_code_of_page(page):
+def test_code_of_page(page, capsys):
     scope = scope_of(page)
     for block in PAGES[page]:
         exec(block, scope)
         if "result" in scope:
             assert scope["result"].converged
+    printed = capsys.readouterr().out
+    assert all(output in printed for output in OUTPUTS[page])
     CHECKS.get(page, lambda scope: None)(scope)
 
 
@@ -134,6 +138,7 @@ def test_rates_of_optax_muon_are_converted_as_the_page_says(shape):
 
 def test_pages_that_are_checked_have_code():
     assert all(PAGES[page] for page in [*CHECKS, *NOT_RUN])
+    assert OUTPUTS["choosing"]
 
 
 # ------------------------------------------------------------------------------
