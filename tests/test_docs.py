@@ -46,6 +46,7 @@ def guide(scope):
         scope["loss_fn"](scope["params"], scope["inputs"], scope["targets"])
     ) < (0.2 * float(jnp.var(scope["targets"])))
     assert scope["skipped"] == 0
+    assert scope["result"].num_steps > 1
 
 
 def descends(optimizer):
