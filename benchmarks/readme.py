@@ -33,13 +33,13 @@ anew at each, in {fewer} and in {number} trials for every optimizer:
 ![Test accuracy against batch size]({RESULTS / growing_batch.PICTURE})
 
 `nlcg` is the paper's; `nlcg_muon` and `nlcg_adam` are conjugate directions around
-Muon's orthogonalisation and around Adam's scaling. At batch {batch_size:,} the first is
-ahead of Muon with both networks, and the second of AdamW, LAMB and LARS, by more than
-the spread of seeds. Test accuracy of ResNet-8 there in percent, mean ± standard
-deviation over seeds, after {epochs:g} epochs and, for Muon with and without conjugate
-directions, {more_epochs:g}; {number} trials on held-out images chose the learning rate
-(behind the @), schedule, warm-up, weight decay, label smoothing and one parameter of
-its own for every optimizer and length:
+Muon's orthogonalisation and around Adam's scaling. At batch {batch_size:,}
+`nlcg_muon` is ahead of Muon with both networks, and `nlcg_adam` of AdamW, LAMB and
+LARS, by more than the spread of seeds. Test accuracy of ResNet-8 there in percent, mean
+± standard deviation over seeds, after {epochs:g} epochs and, for Muon with and without
+conjugate directions, {more_epochs:g}; {number} trials on held-out images chose the
+learning rate (behind the @), schedule, warm-up, weight decay, label smoothing and one
+parameter of its own for every optimizer and length:
 
 {sweep_report.by_steps(ROOT / folder)}
 The best of fewer trials, on the held-out images:
