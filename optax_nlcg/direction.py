@@ -78,7 +78,7 @@ def scale_by_conjugate_direction(
     Args:
         preconditioner: transformation that computes :math:`z = P g`; by default
             :func:`optax.identity`.
-        beta_rule: name of a rule in :data:`optax_nlcg.BETA_RULES`, a number for a
+        beta_rule: name of a rule in :data:`~optax_nlcg.beta.BETA_RULES`, a number for a
             constant :math:`\beta` (heavy ball), or an :class:`optax_nlcg.BetaRule`.
         beta_bounds: interval that :math:`\beta` is clipped to. ``None``: not clipped.
         restart_every: start anew after so many steps. ``None``: never.

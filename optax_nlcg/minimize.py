@@ -54,7 +54,8 @@ class History(NamedTuple):
     """Progress by step; entries after the last step are NaN (evaluations: 0).
 
     Attributes:
-        value: values, shape [max_steps + 1]; entry 0 is the start.
+        value: values; entry 0 is the start, entry k that after k steps. As long as
+            ``max_steps``, or without it ``max_evaluations``, can make it.
         grad_norm: largest gradient entries, same shape.
         num_evaluations: evaluations so far, int32, same shape.
     """
@@ -76,7 +77,8 @@ class MinimizeResult(NamedTuple):
         converged: whether ``grad_norm <= tol``, bool scalar.
         status: a :class:`Status`, int32 scalar.
         aux: what the function returned besides its value, at ``params``; or ``None``.
-        history: a :class:`History` if it was asked for, else ``None``.
+        history: a :class:`optax_nlcg.minimize.History` if it was asked for, else
+            ``None``.
     """
 
     params: Tree
@@ -96,7 +98,14 @@ class MinimizeResult(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a callback is told after each step: four scalars."""
+    """What a callback is told after each step.
+
+    Attributes:
+        num_steps: steps taken so far, int32 scalar.
+        value: the function at the last of them, scalar.
+        grad_norm: largest absolute entry of the gradient there, scalar.
+        num_evaluations: values plus gradients computed so far, int32 scalar.
+    """
 
     num_steps: jax.Array
     value: jax.Array
@@ -179,8 +188,9 @@ def minimize(
         max_evaluations: most evaluations, values plus gradients. The step that reaches
             it is completed.
         has_aux: whether ``fun`` returns a pair. Costs one more value, at the solution.
-        callback: called on the host after each step with a :class:`Progress`.
-        record_history: whether to return a :class:`History`.
+        callback: called on the host after each step with a
+            :class:`optax_nlcg.minimize.Progress`.
+        record_history: whether to return a :class:`optax_nlcg.minimize.History`.
 
     Returns:
         A :class:`MinimizeResult`.
