@@ -39,7 +39,8 @@ LARS, by more than the spread of seeds. Test accuracy of ResNet-8 there in perce
 ± standard deviation over seeds, after {epochs:g} epochs and, for Muon with and without
 conjugate directions, {more_epochs:g}; {number} trials on held-out images chose the
 learning rate (behind the @), schedule, warm-up, weight decay, label smoothing and one
-parameter of its own for every optimizer and length:
+parameter of its own for every optimizer and length (of AdamW the second decay, in
+`adamw_b1` the first):
 
 {sweep_report.by_steps(ROOT / folder)}
 The best of fewer trials, on the held-out images:
@@ -54,10 +55,11 @@ def small_photographs() -> str:
     rows = report.load(ROOT / folder / "final" / "results.jsonl")
     batch_size = rows[0]["config"]["batch_size"]
     return f"""\
-**CIFAR-100 at 16x16 pixels, ResNet-8, batch {batch_size:,}**, in more steps, all tuned
-likewise. `nlcg_adam` is ahead of AdamW and `nlcg_muon` level with Muon. With a few
-trials instead of twelve they are ahead of both, as the second plot has it; a part of
-that is [where the searched ranges lie](docs/choosing.md#learning-rate).
+**CIFAR-100 at 16x16 pixels, ResNet-8, batch {batch_size:,}**, all tuned likewise.
+`nlcg_adam` is ahead of AdamW and `nlcg_muon` level with Muon. With a few trials instead
+of twelve they are ahead of both, as the second plot has it; a part of that is
+[where the searched ranges lie](docs/choosing.md#learning-rate). `nlcg_muon_constant`
+has a constant in place of the rule for beta.
 
 ![Accuracy against the number of steps]({folder}/accuracy.png)
 

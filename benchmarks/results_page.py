@@ -23,10 +23,10 @@ INTRODUCTION = """\
 
 Everything here is made from files in `benchmarks/results/`, each written by the
 command that stands with it. Results that speak against the method are here too. What is
-missing: the study at batch sizes of many thousand images with tuned baselines, several
-seeds, and the test set read once. The commands exist, in `benchmarks/`; it needs
-accelerators, and until it is made nothing is claimed of that regime beyond the runs
-shown.
+missing: large networks at batch sizes of many thousand images, with tuned baselines and
+several seeds; of such sizes there are small networks on small images. The commands
+exist, in `benchmarks/`; they need accelerators, and until they are run nothing is
+claimed of that regime beyond the runs shown.
 """
 
 
@@ -197,8 +197,7 @@ def sections() -> dict[str, str]:
             + from_readme(readme.small_photographs())
             + "\nFour microbatches have batch statistics of their own. Twelve trials "
             "each, and in the shorter runs twice as many for Muon with and without "
-            "conjugate directions. `nlcg_muon_constant` has a constant in place of the "
-            "rule for beta. "
+            "conjugate directions. "
             f"{download('sweep_cifar100_16x16/table.md', 'The whole table')}.\n"
             + fewer_trials("sweep_cifar100_16x16", drawn=True)
             + "\nThat depends on where the ranges of the search lie. With the learning "
