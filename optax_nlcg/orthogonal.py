@@ -80,7 +80,10 @@ def scale_by_orthogonalization(
             matrices are orthogonalised on all devices alike, and under ``jit`` products
             of split ones cross the network in every step of the iteration; so are those
             of which there are fewer of a size than half the devices. Leave it out for
-            arrays that are split along an axis that counts matrices.
+            arrays that are split along an axis that counts matrices. It has no say in
+            arrays that are split by hand, which
+            :func:`optax_nlcg.parallel.over_shards` must know of: these go to the
+            devices that they are split over, and come back.
 
     Returns:
         The transformation. The state holds one copy of those parameters that are not
@@ -90,9 +93,8 @@ def scale_by_orthogonalization(
         TypeError: if ``matrices`` or ``stack_sharding`` is of another kind.
         ValueError: if ``stack_sharding`` splits anything but the first axis; in
             ``init`` or ``update``, if ``matrices`` does not fit the parameters or
-            chooses an array with less than two axes, a complex one, or one that is
-            split over devices by hand, or if ``stack_sharding`` names axes that are of
-            another kind there.
+            chooses an array with less than two axes or a complex one, or if
+            ``stack_sharding`` names axes that are of another kind there.
 
     Examples:
         >>> import jax.numpy as jnp, optax_nlcg
@@ -159,19 +161,26 @@ def scale_by_orthogonalization(
     def orthogonalize(updates: Tree, params: Tree) -> Tree:
         del params
         leaves, structure = jax.tree.flatten(updates)
-        chosen = {i: axes for i, axes in enumerate(choose(updates)) if axes is not None}
-        _check_whole(
-            structure.unflatten(
-                [x if i in chosen else None for i, x in enumerate(leaves)]
-            )
-        )
-        stacks = [_unfold(leaves[i], axes) for i, axes in chosen.items()]
+        splits = shards.leaf_splits(updates)
+        chosen = {
+            i: _wide(leaves[i], axes, splits[i])
+            for i, axes in enumerate(choose(updates))
+            if axes is not None
+        }
+        whole = [i for i in chosen if not any(splits[i])]
+        parts = [i for i in chosen if any(splits[i])]
+        stacks = [_unfold(leaves[i], chosen[i]) for i in whole]
         if stack_sharding is None:
-            stacks = [_newton_schulz(stack) for stack in stacks]
+            stacks = list(map(_orthogonal, stacks))
         else:
-            stacks = sharing.map_stacks(_newton_schulz, stacks, stack_sharding)
-        for (i, axes), stack in zip(chosen.items(), stacks, strict=True):
-            leaves[i] = _fold(stack, leaves[i], axes)
+            stacks = sharing.map_stacks(_orthogonal, stacks, stack_sharding)
+        stacks += sharing.map_parts(
+            _orthogonal,
+            [_unfold(leaves[i], chosen[i]) for i in parts],
+            [_names(chosen[i], splits[i]) for i in parts],
+        )
+        for i, stack in zip(whole + parts, stacks, strict=True):
+            leaves[i] = _fold(stack, leaves[i], chosen[i])
         return structure.unflatten(leaves)
 
     return optax.chain(
@@ -249,35 +258,41 @@ def _square_fits(gradient: jax.Array) -> jax.Array:
     return gradient * (largest / jnp.maximum(jnp.abs(gradient), largest))
 
 
-def _check_whole(matrices: Tree) -> None:
-    if any(axes and leaves for axes, leaves in shards.group(matrices).items()):
-        raise ValueError(
-            "scale_by_orthogonalization needs whole matrices, but inside "
-            "`over_shards` some are split over devices: use it under `jit` with "
-            "sharded arrays, or leave those out by `matrices`."
-        )
+def _names(axes: _Axes, split: shards.Split) -> sharing.MatrixSplit:
+    """The axes of a mesh that batch, rows and columns are split over by hand."""
+    by_axis = dict(enumerate(split))
+    batch, rows, columns = (
+        tuple(name for i in group for name in by_axis.get(i, ())) for group in axes
+    )
+    return batch, rows, columns
+
+
+def _wide(x: jax.Array, axes: _Axes, split: shards.Split) -> _Axes:
+    """Calls columns rows, and rows columns, where matrices are taller than wide."""
+    _, num_rows, num_columns = (
+        math.prod(x.shape[i] for i in group) * jax.lax.axis_size(names)
+        for group, names in zip(axes, _names(axes, split), strict=True)
+    )
+    if num_rows <= num_columns:
+        return axes
+    return _Axes(axes.batch, axes.columns, axes.rows)
 
 
 def _unfold(x: jax.Array, axes: _Axes) -> jax.Array:
-    """Makes of an array its matrices, [..., rows, columns], none taller than wide."""
+    """Makes of an array its matrices, [..., rows, columns]."""
     if _explicit_spec(x):
         # On an explicit mesh a product over an axis that is split has no type.
         mesh = jax.typeof(x).sharding.mesh
         x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
     batch, rows, columns = (tuple(x.shape[i] for i in group) for group in axes)
     x = x.transpose(axes.batch + axes.rows + axes.columns)
-    stack = x.reshape(*batch, math.prod(rows), math.prod(columns))
-    return stack if stack.shape[-2] <= stack.shape[-1] else stack.mT
+    return x.reshape(*batch, math.prod(rows), math.prod(columns))
 
 
 def _fold(stack: jax.Array, like: jax.Array, axes: _Axes) -> jax.Array:
-    """Makes an array of its matrices, and gives them their length."""
-    batch, rows, columns = (tuple(like.shape[i] for i in group) for group in axes)
-    if math.prod(rows) > math.prod(columns):
-        stack = stack.mT
+    """Makes an array of its matrices."""
     order = axes.batch + axes.rows + axes.columns
-    z = stack.reshape(batch + rows + columns).transpose(np.argsort(order))
-    z = _RMS * max(math.prod(rows), math.prod(columns)) ** 0.5 * z
+    z = stack.reshape([like.shape[i] for i in order]).transpose(np.argsort(order))
     if _explicit_spec(like):
         z = jax.sharding.reshard(z, jax.typeof(like).sharding)
     return z
@@ -288,11 +303,13 @@ def _explicit_spec(x: jax.Array) -> bool:
     return any(jax.typeof(x).sharding.spec)
 
 
-def _newton_schulz(stack: jax.Array) -> jax.Array:
-    """Takes the singular values of matrices [..., rows, columns] close to one.
+def _orthogonal(stack: jax.Array) -> jax.Array:
+    """The update for matrices, [..., rows, columns], none taller than wide."""
+    return _RMS * stack.shape[-1] ** 0.5 * _newton_schulz(stack)
 
-    They must not be taller than wide.
-    """
+
+def _newton_schulz(stack: jax.Array) -> jax.Array:
+    """Takes the singular values of matrices close to one."""
     # In two steps, since squares need not fit the dtype, nor their sum a narrow one.
     largest = jnp.max(jnp.abs(stack), axis=(-2, -1), keepdims=True)
     stack = stack / jnp.where(largest == 0, 1, largest)

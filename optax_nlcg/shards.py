@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +13,14 @@ from jax.sharding import PartitionSpec
 Tree = Any
 AxisName = Hashable | Sequence[Hashable]
 Axes = tuple[Hashable, ...]
+Split = tuple[Axes, ...]
 
-_axes_by_path: contextvars.ContextVar[Mapping[Any, Axes] | None] = (
-    contextvars.ContextVar("axes_by_path", default=None)
+_splits_by_path: contextvars.ContextVar[Mapping[Any, Split] | None] = (
+    contextvars.ContextVar("splits_by_path", default=None)
 )
 
 
-def leaf_axes(tree: Tree, specs: Tree) -> Tree:
+def leaf_axes(tree: Tree, specs: Tree) -> list[Axes]:
     """The axes that leaves are split over, as tuples of names.
 
     Args:
@@ -32,32 +34,51 @@ def leaf_axes(tree: Tree, specs: Tree) -> Tree:
     Raises:
         ValueError: if the specs are not a tree prefix.
     """
-    axes = []
-
-    def add(spec: PartitionSpec | None, subtree: Tree) -> None:
-        names = []
-        for entry in spec or ():
-            names.extend([entry] if isinstance(entry, str) else entry or ())
-        axes.extend([tuple(names)] * len(jax.tree.leaves(subtree)))
-
-    jax.tree.map(add, specs, tree, is_leaf=_is_spec)
-    return axes
+    return list(map(_all_axes, _splits_by_specs(tree, specs)))
 
 
 @contextlib.contextmanager
 def split(tree: Tree, specs: Tree) -> Iterator[None]:
     """Makes reductions of trees with these paths span the devices, while it lasts."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    token = _axes_by_path.set(dict(zip(paths, leaf_axes(tree, specs), strict=True)))
+    splits = _splits_by_specs(tree, specs)
+    token = _splits_by_path.set(dict(zip(paths, splits, strict=True)))
     try:
         yield
     finally:
-        _axes_by_path.reset(token)
+        _splits_by_path.reset(token)
 
 
 def are_split() -> bool:
     """Whether code runs inside :func:`split`."""
-    return _axes_by_path.get() is not None
+    return _splits_by_path.get() is not None
+
+
+def leaf_splits(tree: Tree) -> list[Split]:
+    """How leaves are split.
+
+    Args:
+        tree: tree with the paths of that given to :func:`split`, or some of them.
+
+    Returns:
+        For each leaf a tuple, which for each of its dimensions has a tuple of the names
+        of mesh axes. Dimensions at the end may be missing: they are not split.
+
+    Raises:
+        ValueError: if there are other paths.
+    """
+    known = _splits_by_path.get()
+    if known is None:
+        return [()] * len(jax.tree.leaves(tree))
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    for path in paths:
+        if path not in known:
+            raise ValueError(
+                "over_shards: a stage reduces a tree that is not like the parameters; "
+                f"it has a leaf at {jax.tree_util.keystr(path)!r}. Use that stage "
+                "under `jit` with sharded arrays instead."
+            )
+    return [known[path] for path in paths]
 
 
 def group(tree: Tree) -> dict[Axes, list[Any]]:
@@ -72,18 +93,9 @@ def group(tree: Tree) -> dict[Axes, list[Any]]:
     Raises:
         ValueError: if there are other paths.
     """
-    known = _axes_by_path.get()
-    if known is None:
-        return {(): jax.tree.leaves(tree)}
     groups: dict[Axes, list[Any]] = {(): []}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if path not in known:
-            raise ValueError(
-                "over_shards: a stage reduces a tree that is not like the parameters; "
-                f"it has a leaf at {jax.tree_util.keystr(path)!r}. Use that stage "
-                "under `jit` with sharded arrays instead."
-            )
-        groups.setdefault(known[path], []).append(leaf)
+    for leaf, split in zip(jax.tree.leaves(tree), leaf_splits(tree), strict=True):
+        groups.setdefault(_all_axes(split), []).append(leaf)
     return groups
 
 
@@ -99,6 +111,24 @@ def as_varying(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """
     # The sum of the two varies over all that one of them varies over.
     return x + jax.lax.pcast(jnp.zeros((), x.dtype), axis_name, to="varying")
+
+
+def _splits_by_specs(tree: Tree, specs: Tree) -> list[Split]:
+    splits = []
+
+    def add(spec: PartitionSpec | None, subtree: Tree) -> None:
+        split = tuple(
+            (entry,) if isinstance(entry, str) else tuple(entry or ())
+            for entry in spec or ()
+        )
+        splits.extend([split] * len(jax.tree.leaves(subtree)))
+
+    jax.tree.map(add, specs, tree, is_leaf=_is_spec)
+    return splits
+
+
+def _all_axes(split: Split) -> Axes:
+    return tuple(itertools.chain.from_iterable(split))
 
 
 def _is_spec(x: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Sharing work on many matrices out among devices that would all do all of it."""
+"""Sharing work on many matrices out among devices, whole matrices to each."""
 
 import functools
 import math
@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from optax_nlcg.shards import Axes
+
 Function = Callable[[jax.Array], jax.Array]
+MatrixSplit = tuple[Axes, Axes, Axes]
 
 
 def check(sharding: Any) -> None:
@@ -66,22 +69,76 @@ def map_stacks(
     else:
         number = _size_by_hand(names)
         share_out = functools.partial(_by_hand, names=names)
+
+    def apply(_: None, group: list[jax.Array]) -> list[jax.Array]:
+        if 2 * sum(map(len, group)) < number:
+            # Most devices would have nothing to do, and would send that to all others.
+            return list(map(function, group))
+        return _together(lambda stack: share_out(function, stack, number), group)
+
+    return _map_groups(apply, stacks, [None] * len(stacks))
+
+
+def map_parts(
+    function: Function,
+    stacks: Sequence[jax.Array],
+    splits: Sequence[MatrixSplit],
+) -> list[jax.Array]:
+    """Applies a function to matrices that are split by hand, each whole on one device.
+
+    Those of equal size go to the devices that they are split over by an all-to-all, and
+    come back by another.
+
+    Args:
+        function: as for :func:`map_stacks`; besides, with rows or columns in another
+            order its results must be the same in that order.
+        stacks: arrays of matrices, [..., rows, columns], this device's part of them.
+        splits: for each array the names of mesh axes that the matrices are dealt out
+            over, those that their rows are split over, and those of their columns.
+
+    Returns:
+        The results, split like the stacks.
+    """
+
+    def exchange(split: MatrixSplit, stack: jax.Array) -> jax.Array:
+        _, rows, columns = split
+        ways = [(names, axis) for names, axis in ((rows, 1), (columns, 2)) if names]
+        number = len(stack)
+        stack = _pad(stack, jax.lax.axis_size(rows + columns))
+        for names, axis in ways:
+            stack = jax.lax.all_to_all(stack, names, 0, axis, tiled=True)
+        stack = function(stack)
+        for names, axis in reversed(ways):
+            stack = jax.lax.all_to_all(stack, names, axis, 0, tiled=True)
+        return stack[:number]
+
+    def apply(split: MatrixSplit, group: list[jax.Array]) -> list[jax.Array]:
+        return _together(functools.partial(exchange, split), group)
+
+    return _map_groups(apply, stacks, splits)
+
+
+def _map_groups(
+    function: Callable[[Any, list[jax.Array]], list[jax.Array]],
+    stacks: Sequence[jax.Array],
+    kinds: Sequence[Any],
+) -> list[jax.Array]:
+    """Applies a function of a kind to its stacks with matrices of one size."""
     flat = [stack.reshape(-1, *stack.shape[-2:]) for stack in stacks]
     groups: dict[Any, list[int]] = {}
-    for i, stack in enumerate(flat):
-        groups.setdefault((stack.shape[1:], stack.dtype), []).append(i)
-    for group in groups.values():
-        parts = [flat[i] for i in group]
-        sizes = list(map(len, parts))
-        if 2 * sum(sizes) < number:
-            # Most devices would have nothing to do, and would send that to all others.
-            parts = map(function, parts)
-        else:
-            stack = share_out(function, jnp.concatenate(parts), number)
-            parts = jnp.split(stack, np.cumsum(sizes)[:-1])
-        for i, part in zip(group, parts, strict=True):
-            flat[i] = part.reshape(stacks[i].shape)
+    for i, (stack, kind) in enumerate(zip(flat, kinds, strict=True)):
+        groups.setdefault((kind, stack.shape[1:], stack.dtype), []).append(i)
+    for (kind, *_), group in groups.items():
+        results = function(kind, [flat[i] for i in group])
+        for i, result in zip(group, results, strict=True):
+            flat[i] = result.reshape(stacks[i].shape)
     return flat
+
+
+def _together(function: Function, stacks: list[jax.Array]) -> list[jax.Array]:
+    """Applies a function to one stack of all."""
+    stack = function(jnp.concatenate(stacks))
+    return jnp.split(stack, np.cumsum(list(map(len, stacks)))[:-1])
 
 
 def _under_jit(

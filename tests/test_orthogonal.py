@@ -215,32 +215,84 @@ def test_sharded_under_jit(spec):
     assert got.sharding.is_equivalent_to(split.sharding, 2)
 
 
-def test_over_shards_takes_whole_matrices_only():
-    params = {"kernel": draw((8, 4)), "bias": draw((8,))}
+PARTS = {
+    "rows": ((8, 12), P("e"), True),
+    "more rows": ((8, 12), P("e", None), True),
+    "taller": ((16, 8), P("e"), True),
+    "taller in part alone": ((12, 16), P(None, "e"), True),
+    "columns": ((8, 12), P(None, "e"), True),
+    "both": ((6, 8), P("d", "e"), True),
+    "rows over two": ((16, 6), P(("d", "e")), True),
+    "kernel": ((3, 3, 4, 16), P(None, None, "e"), True),
+    "heads": ((8, 2, 6), P(None, "d"), (0, (1, 2))),
+    "layers": ((4, 8, 12), P("d", None, "e"), (1, 2)),
+    "whole layers": ((4, 3, 5), P("e"), (1, 2)),
+    "whole": ((5, 7), P(), True),
+    "bias": ((8,), P("e"), False),
+}
+
+
+@pytest.mark.parametrize(
+    ("check_vma", "dtype"), [(True, np.float32), (False, jnp.bfloat16)]
+)
+def test_matrices_that_are_split_by_hand(check_vma, dtype):
+    """The same numbers, and the same inner product; those of one size go together."""
+    mesh = jax.make_mesh((2, 4), ("d", "e"), axis_types=(AxisType.Auto,) * 2)
+    params = {
+        name: draw(shape, seed, dtype)
+        for seed, (name, (shape, _, _)) in enumerate(PARTS.items())
+    }
+    specs = {name: spec for name, (_, spec, _) in PARTS.items()}
     stage = optax_nlcg.scale_by_conjugate_direction(
-        optax_nlcg.scale_by_orthogonalization()
+        optax_nlcg.scale_by_orthogonalization(
+            {name: choice for name, (_, _, choice) in PARTS.items()}
+        )
     )
-    mesh = make_mesh()
+    tx = optax_nlcg.parallel.over_shards(stage, specs)
 
-    def update(specs):
-        tx = optax_nlcg.parallel.over_shards(stage, specs)
+    def update(tx, params):
+        updates, state = tx.update(params, tx.init(params), params)
+        return updates, state.gz
 
-        def step(params):
-            updates, state = tx.update(params, tx.init(params), params)
-            return updates, state.gz
-
-        return jax.jit(
-            jax.shard_map(step, mesh=mesh, in_specs=(specs,), out_specs=(specs, P()))
-        )(params)
-
-    want, state = stage.update(params, stage.init(params), params)
-    got, gz = update({"kernel": P(), "bias": P("d")})
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), got, want
+    split = jax.jit(
+        jax.shard_map(
+            lambda params: update(tx, params),
+            mesh=mesh,
+            in_specs=(specs,),
+            out_specs=(specs, P()),
+            check_vma=check_vma,
+        )
     )
-    np.testing.assert_allclose(gz, state.gz, rtol=1e-5)
-    with pytest.raises(ValueError, match="needs whole matrices"):
-        update({"kernel": P("d"), "bias": P()})
+    got, gz = split(params)
+    want, want_gz = jax.jit(lambda params: update(stage, params))(params)
+    tolerance = 1e-5 if dtype == np.float32 else 0.1
+    for name in PARTS:
+        np.testing.assert_allclose(
+            *(np.float32(z[name]) for z in (got, want)), atol=tolerance, err_msg=name
+        )
+    np.testing.assert_allclose(gz, want_gz, rtol=tolerance)
+    kinds = [one.kind for one in collectives.read(split.lower(params).compile())]
+    # There and back for each size, and twice for "both".
+    assert kinds.count("all-to-all") == 2 * (9 + 1)
+    assert "all-gather" not in kinds
+
+
+def test_matrices_that_are_split_by_hand_under_pmap():
+    params = {"rows": draw((8, 12)), "columns": draw((12, 8)), "whole": draw((3, 4))}
+    want = apply(params)
+    specs = {"rows": P("d"), "columns": P(None, "d"), "whole": P()}
+    tx = optax_nlcg.parallel.over_shards(optax_nlcg.scale_by_orthogonalization(), specs)
+    parts = {
+        "rows": np.stack(np.split(params["rows"], 4)),
+        "columns": np.stack(np.split(params["columns"], 4, axis=1)),
+        "whole": np.stack([params["whole"]] * 4),
+    }
+    got = jax.pmap(lambda x: tx.update(x, tx.init(x))[0], "d")(parts)
+    for i in range(4):
+        np.testing.assert_allclose(got["whole"][i], want["whole"], atol=1e-5)
+    for name, axis in (("rows", 0), ("columns", 1)):
+        whole = np.concatenate(list(got[name]), axis)
+        np.testing.assert_allclose(whole, want[name], atol=1e-5)
 
 
 LAYERS = {

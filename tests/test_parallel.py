@@ -60,9 +60,7 @@ OPTIMIZERS = {
 KINDS = "default", "diagonal_estimated", "curvature_search", "nonlinear_cg"
 # The others do not work on parts of the parameters, see `over_shards`.
 ON_PARTS = [
-    n
-    for n in OPTIMIZERS
-    if n not in ("diagonal_estimated", "orthogonalization", "limited_memory_cg")
+    n for n in OPTIMIZERS if n not in ("diagonal_estimated", "limited_memory_cg")
 ]
 
 # Compilation is what takes time here.
