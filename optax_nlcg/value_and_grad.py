@@ -19,7 +19,8 @@ def value_and_grad_from_state(
     It is :func:`optax.value_and_grad_from_state` with the value cast to the dtype that
     the state holds it in. That dtype is chosen from the parameters, before the loss is
     known. Where the loss has another one, as a loss in bfloat16 has, Optax's function
-    fails for the two branches that differ; where they agree, the two are the same.
+    fails for the two branches that differ. It also fails where parameters are called
+    ``value``, as in attention layers of Flax. Where it does not, the two are the same.
 
     Args:
         value_fn: function ``value_fn(params, *args, **kwargs)`` to a real scalar.
@@ -52,12 +53,28 @@ def value_and_grad_from_state(
     def value_and_grad(
         params: Tree, *args: Any, state: Tree, **kwargs: Any
     ) -> tuple[jax.typing.ArrayLike, Tree]:
-        known: Any = optax.tree.get(state, "value")
+        value, grad = (
+            optax.tree.get(state, name, None, _is_field) for name in ("value", "grad")
+        )
+        if value is None or grad is None:
+            raise ValueError(
+                "Fields `value` and `grad` were not found in the state. It must be "
+                f"that of a line search that calls `value_fn`, got {state!r:.200}."
+            )
 
-        def cast_fn(*fn_args, **fn_kwargs):
-            return jnp.asarray(value_fn(*fn_args, **fn_kwargs)).astype(known.dtype)
+        def cast_fn(x):
+            return jnp.asarray(value_fn(x, *args, **kwargs)).astype(value.dtype)
 
-        reuse = optax.value_and_grad_from_state(cast_fn)
-        return reuse(params, *args, state=state, **kwargs)
+        return jax.lax.cond(
+            jnp.isfinite(value),
+            lambda _: (value, grad),
+            jax.value_and_grad(cast_fn),
+            params,
+        )
 
     return value_and_grad
+
+
+def _is_field(path: tuple[Any, ...], _: Any) -> bool:
+    """Whether it is of a state, not a part of a tree of parameters."""
+    return isinstance(path[-1], optax.tree_utils.NamedTupleKey)

@@ -68,6 +68,28 @@ def test_arguments_of_the_loss_are_passed_on():
     np.testing.assert_array_equal(grad, 3)
 
 
+@pytest.mark.parametrize(
+    "solver", [optax_nlcg.nonlinear_cg, lambda: optax_nlcg.limited_memory_cg(2)]
+)
+def test_parameters_with_the_names_of_fields(solver):
+    """As in attention layers of Flax."""
+    x = {"query": jnp.zeros(2), "value": jnp.ones(3), "grad": jnp.ones(())}
+
+    def loss(x):
+        return sum(jnp.sum((leaf - 2) ** 4) for leaf in jax.tree.leaves(x))
+
+    solver = solver()
+    value_and_grad = optax_nlcg.value_and_grad_from_state(loss)
+    value, grad = value_and_grad(x, state=solver.init(x))
+    np.testing.assert_allclose(value, 36)
+    updates, state = solver.update(
+        grad, solver.init(x), x, value=value, grad=grad, value_fn=loss
+    )
+    x = optax.apply_updates(x, updates)
+    got, want = value_and_grad(x, state=state), jax.value_and_grad(loss)(x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
+
+
 def test_states_without_a_value_are_an_error():
     x = jnp.ones(2)
     value_and_grad = optax_nlcg.value_and_grad_from_state(jnp.sum)
