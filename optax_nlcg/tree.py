@@ -24,8 +24,9 @@ def scalar_dtype(*trees: Tree) -> jnp.dtype:
     Returns:
         The widest real dtype among the leaves, at least float32.
     """
-    leaves = jax.tree.leaves(trees)
-    widest = jnp.result_type(jnp.float32, *leaves)
+    # Each dtype by itself: of weakly typed float64 among others nothing would remain.
+    dtypes = map(jnp.result_type, jax.tree.leaves(trees))
+    widest = jnp.result_type(jnp.float32, *dtypes)
     return jnp.zeros((), widest).real.dtype
 
 

@@ -231,6 +231,20 @@ def test_float32_reaches_gradients_below_the_square_root_of_its_precision():
     assert bool(result.converged), result.message
 
 
+@pytest.mark.parametrize("solver", [None, optax_nlcg.nonlinear_cg()])
+@pytest.mark.parametrize("start", [0.5, [1.0, 2.0], {"a": 1.0, "b": [0.0]}])
+def test_python_numbers_to_start_from(x64, solver, start):
+    def fun(x):
+        return sum((leaf - 3.0) ** 2 for leaf in jax.tree.leaves(x))
+
+    result = optax_nlcg.minimize(fun, start, solver=solver, tol=1e-10)
+    assert result.converged
+    assert result.value.dtype == np.float64
+    for leaf in jax.tree.leaves(result.params):
+        assert leaf.dtype == np.float64
+        np.testing.assert_allclose(leaf, 3, atol=1e-10)
+
+
 def test_complex_parameters(x64):
     target = jnp.asarray([1 + 2j, -3 + 0.5j])
 

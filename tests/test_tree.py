@@ -60,6 +60,9 @@ def test_empty_tree():
 def test_scalar_dtype(dtypes, want):
     with jax.enable_x64(True):
         assert tree.scalar_dtype([jnp.zeros(2, d) for d in dtypes]) == want
+        weak = jnp.asarray(0.5)
+        assert weak.weak_type
+        assert tree.scalar_dtype([weak, jnp.zeros(2, dtypes[0])]) == jnp.float64
 
 
 def test_map_components():
