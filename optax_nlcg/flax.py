@@ -57,7 +57,9 @@ class TrainState(train_state.TrainState):
             "hessian_diagonal": hessian_diagonal,
         }
         given = {name: arg for name, arg in extra_args.items() if arg is not None}
-        inner = optax.with_extra_args_support(self.tx)
+        # Optax takes `MultiSteps`, which hands extra arguments on, for one without.
+        accumulates = isinstance(self.tx, optax.MultiSteps)
+        inner = self.tx if accumulates else optax.with_extra_args_support(self.tx)
 
         def update(updates, state, params=None):
             return inner.update(updates, state, params, **given)

@@ -58,6 +58,16 @@ def test_optimizers_without_extra_arguments():
     np.testing.assert_array_equal(got.params["w"], want.params["w"])
 
 
+def test_optax_multi_steps_gets_the_loss():
+    tx = optax.MultiSteps(optax_nlcg.nlcg(0.1), 2)
+    state = make(tx)
+    first = state.apply_gradients(grads=state.params, value=1.0)
+    np.testing.assert_array_equal(first.params["w"], state.params["w"])
+    second = first.apply_gradients(grads=state.params, value=1.0)
+    np.testing.assert_allclose(second.params["w"], 0.9 * state.params["w"], rtol=1e-6)
+    assert second.tx is tx
+
+
 def test_other_keywords_replace_fields():
     class WithStatistics(TrainState):
         batch_stats: float
