@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import collectives, metrics, optimizers, topologies, weak_scaling
 from benchmarks.scaling_models import MODELS, TOKENS, Model
-from optax_nlcg import nlcg, scale_by_orthogonalization
+from optax_nlcg import nlcg, parallel, scale_by_orthogonalization
 
 IMAGES = 256  # on a chip, to compare with
 
@@ -42,7 +42,9 @@ def matrices(params: Any) -> Any:
     )
 
 
-def _nlcg(stack_sharding: NamedSharding | None) -> optax.GradientTransformation:
+def _nlcg(
+    stack_sharding: NamedSharding | PartitionSpec | None,
+) -> optax.GradientTransformation:
     metric = scale_by_orthogonalization(matrices, stack_sharding)
     return nlcg(0.1, preconditioner=metric, line_search=optax.identity())
 
@@ -56,19 +58,26 @@ CASES: dict[str, Callable[[Mesh], optax.GradientTransformation]] = {
         NamedSharding(mesh, PartitionSpec("devices"))
     ),
 }
+# The last of them where all devices run a program of their own.
+BY_HAND = "the same inside `shard_map`"
+CASES[BY_HAND] = lambda mesh: _nlcg(PartitionSpec("devices"))
 
 
-def measure(
-    model: Model,
-    make: Callable[[Mesh], optax.GradientTransformation],
-    split: bool,
-    mesh: Mesh,
-) -> dict[str, Any]:
+def measure(model: Model, case: str, split: bool, mesh: Mesh) -> dict[str, Any]:
     """Compiles an update and reads what it takes on each device."""
-    tx = make(mesh)
+    tx = CASES[case](mesh)
     grads, state = weak_scaling.laid_out(model, tx, split, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, (grads, state))
-    update = jax.jit(tx.update, out_shardings=shardings, donate_argnums=(0, 1))
+    update = tx.update
+    if case == BY_HAND:
+        specs = jax.tree.map(lambda sharding: sharding.spec, shardings)
+        update = jax.shard_map(
+            parallel.over_shards(tx, specs[0]).update,
+            mesh=mesh,
+            in_specs=(*specs, specs[0]),
+            out_specs=specs,
+        )
+    update = jax.jit(update, out_shardings=shardings, donate_argnums=(0, 1))
     compiled = update.lower(grads, state, grads).compile()
     sent = collectives.read(compiled)
     memory: Any = compiled.memory_analysis()
@@ -127,9 +136,9 @@ def main() -> None:
     rows = []
     for name, make_model in MODELS.items():
         for layout, split in {"replicated": False, "split": True}.items():
-            for update, make in CASES.items():
+            for update in CASES:
                 row = {"model": name, "layout": layout, "update": update}
-                rows.append(row | measure(make_model(), make, split, mesh))
+                rows.append(row | measure(make_model(), update, split, mesh))
                 print(rows[-1], flush=True)
     resnet50, transformer = (f"{x / 1e12:.1f}" for x in gradients.values())
     caption = (
