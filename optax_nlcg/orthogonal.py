@@ -1,5 +1,6 @@
 """Muon's metric as a preconditioner: the nearest orthogonal matrix of a gradient."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optax_nlcg import shards, sharing
 from optax_nlcg.tree import Tree
@@ -82,8 +83,9 @@ def scale_by_orthogonalization(
             of which there are fewer of a size than half the devices. Leave it out for
             arrays that are split along an axis that counts matrices. It has no say in
             arrays that are split by hand, which
-            :func:`optax_nlcg.parallel.over_shards` must know of: these go to the
-            devices that they are split over, and come back.
+            :func:`optax_nlcg.parallel.over_shards` must know of, or over axes of an
+            explicit mesh: matrices of equal size go to the devices that they are split
+            over, and come back.
 
     Returns:
         The transformation. The state holds one copy of those parameters that are not
@@ -161,26 +163,19 @@ def scale_by_orthogonalization(
     def orthogonalize(updates: Tree, params: Tree) -> Tree:
         del params
         leaves, structure = jax.tree.flatten(updates)
-        splits = shards.leaf_splits(updates)
-        chosen = {
-            i: _wide(leaves[i], axes, splits[i])
-            for i, axes in enumerate(choose(updates))
-            if axes is not None
-        }
-        whole = [i for i in chosen if not any(splits[i])]
-        parts = [i for i in chosen if any(splits[i])]
-        stacks = [_unfold(leaves[i], chosen[i]) for i in whole]
-        if stack_sharding is None:
-            stacks = list(map(_orthogonal, stacks))
-        else:
-            stacks = sharing.map_stacks(_orthogonal, stacks, stack_sharding)
-        stacks += sharing.map_parts(
-            _orthogonal,
-            [_unfold(leaves[i], chosen[i]) for i in parts],
-            [_names(chosen[i], splits[i]) for i in parts],
-        )
-        for i, stack in zip(whole + parts, stacks, strict=True):
-            leaves[i] = _fold(stack, leaves[i], chosen[i])
+        axes, splits = choose(updates), shards.leaf_splits(updates)
+        chosen = [i for i, which in enumerate(axes) if which is not None]
+        by_hand = [i for i in chosen if any(splits[i])]
+        typed = [i for i in chosen if i not in by_hand and any(_spec(leaves[i]))]
+        whole = [i for i in chosen if i not in by_hand + typed]
+        for group, function in (
+            (by_hand, _of_parts),
+            (typed, _on_explicit_mesh),
+            (whole, functools.partial(_of_whole, stack_sharding)),
+        ):
+            results = function(*([x[i] for i in group] for x in (leaves, axes, splits)))
+            for i, z in zip(group, results, strict=True):
+                leaves[i] = z
         return structure.unflatten(leaves)
 
     return optax.chain(
@@ -258,6 +253,59 @@ def _square_fits(gradient: jax.Array) -> jax.Array:
     return gradient * (largest / jnp.maximum(jnp.abs(gradient), largest))
 
 
+def _of_whole(
+    stack_sharding: NamedSharding | PartitionSpec | None,
+    xs: Sequence[jax.Array],
+    axes: Sequence[_Axes],
+    splits: Sequence[shards.Split],
+) -> list[jax.Array]:
+    """Updates for arrays that are not split, or by the compiler alone."""
+    axes = list(map(_wide, xs, axes, splits))
+    stacks = list(map(_unfold, xs, axes))
+    if stack_sharding is None:
+        stacks = map(_orthogonal, stacks)
+    else:
+        stacks = sharing.map_stacks(_orthogonal, stacks, stack_sharding)
+    return list(map(_fold, stacks, xs, axes))
+
+
+def _of_parts(
+    xs: Sequence[jax.Array], axes: Sequence[_Axes], splits: Sequence[shards.Split]
+) -> list[jax.Array]:
+    """Updates for arrays of which this device has a part."""
+    axes = list(map(_wide, xs, axes, splits))
+    stacks = list(map(_unfold, xs, axes))
+    names = list(map(_names, axes, splits))
+    return list(map(_fold, sharing.map_parts(_orthogonal, stacks, names), xs, axes))
+
+
+def _on_explicit_mesh(
+    xs: Sequence[jax.Array], axes: Sequence[_Axes], _: Sequence[shards.Split]
+) -> list[jax.Array]:
+    """Updates for arrays whose type tells how they are split.
+
+    Products over an axis that is split have no type, so they are made by hand.
+    """
+    if not xs:
+        return []
+    specs = list(map(_spec, xs))
+    splits = list(map(shards.split_of, specs))
+    mesh = jax.typeof(xs[0]).sharding.mesh
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return jax.shard_map(
+        lambda *parts: _of_parts(parts, axes, splits),
+        mesh=mesh,
+        in_specs=tuple(specs),
+        out_specs=specs,
+        axis_names={name for name, kind in kinds if kind == AxisType.Explicit},
+    )(*xs)
+
+
+def _spec(x: jax.Array) -> PartitionSpec:
+    """How an array is split over axes of an explicit mesh."""
+    return jax.typeof(x).sharding.spec
+
+
 def _names(axes: _Axes, split: shards.Split) -> sharing.MatrixSplit:
     """The axes of a mesh that batch, rows and columns are split over by hand."""
     by_axis = dict(enumerate(split))
@@ -280,10 +328,6 @@ def _wide(x: jax.Array, axes: _Axes, split: shards.Split) -> _Axes:
 
 def _unfold(x: jax.Array, axes: _Axes) -> jax.Array:
     """Makes of an array its matrices, [..., rows, columns]."""
-    if _explicit_spec(x):
-        # On an explicit mesh a product over an axis that is split has no type.
-        mesh = jax.typeof(x).sharding.mesh
-        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
     batch, rows, columns = (tuple(x.shape[i] for i in group) for group in axes)
     x = x.transpose(axes.batch + axes.rows + axes.columns)
     return x.reshape(*batch, math.prod(rows), math.prod(columns))
@@ -292,15 +336,7 @@ def _unfold(x: jax.Array, axes: _Axes) -> jax.Array:
 def _fold(stack: jax.Array, like: jax.Array, axes: _Axes) -> jax.Array:
     """Makes an array of its matrices."""
     order = axes.batch + axes.rows + axes.columns
-    z = stack.reshape([like.shape[i] for i in order]).transpose(np.argsort(order))
-    if _explicit_spec(like):
-        z = jax.sharding.reshard(z, jax.typeof(like).sharding)
-    return z
-
-
-def _explicit_spec(x: jax.Array) -> bool:
-    """Whether an array is split over axes of an explicit mesh."""
-    return any(jax.typeof(x).sharding.spec)
+    return stack.reshape([like.shape[i] for i in order]).transpose(np.argsort(order))
 
 
 def _orthogonal(stack: jax.Array) -> jax.Array:

@@ -54,6 +54,14 @@ def are_split() -> bool:
     return _splits_by_path.get() is not None
 
 
+def split_of(spec: PartitionSpec | None) -> Split:
+    """For each dimension that a partition spec has, a tuple of names of mesh axes."""
+    return tuple(
+        (entry,) if isinstance(entry, str) else tuple(entry or ())
+        for entry in spec or ()
+    )
+
+
 def leaf_splits(tree: Tree) -> list[Split]:
     """How leaves are split.
 
@@ -61,8 +69,8 @@ def leaf_splits(tree: Tree) -> list[Split]:
         tree: tree with the paths of that given to :func:`split`, or some of them.
 
     Returns:
-        For each leaf a tuple, which for each of its dimensions has a tuple of the names
-        of mesh axes. Dimensions at the end may be missing: they are not split.
+        For each leaf what :func:`split_of` makes of its spec. Dimensions at the end may
+        be missing: they are not split.
 
     Raises:
         ValueError: if there are other paths.
@@ -117,11 +125,7 @@ def _splits_by_specs(tree: Tree, specs: Tree) -> list[Split]:
     splits = []
 
     def add(spec: PartitionSpec | None, subtree: Tree) -> None:
-        split = tuple(
-            (entry,) if isinstance(entry, str) else tuple(entry or ())
-            for entry in spec or ()
-        )
-        splits.extend([split] * len(jax.tree.leaves(subtree)))
+        splits.extend([split_of(spec)] * len(jax.tree.leaves(subtree)))
 
     jax.tree.map(add, specs, tree, is_leaf=_is_spec)
     return splits

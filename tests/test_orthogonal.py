@@ -277,6 +277,26 @@ def test_matrices_that_are_split_by_hand(check_vma, dtype):
     assert "all-gather" not in kinds
 
 
+@pytest.mark.parametrize("other", [AxisType.Explicit, AxisType.Auto])
+def test_matrices_that_are_split_over_an_explicit_mesh(other):
+    mesh = jax.make_mesh((2, 4), ("d", "e"), axis_types=(AxisType.Explicit, other))
+    params, choices = {}, {}
+    for seed, (name, (shape, spec, choice)) in enumerate(PARTS.items()):
+        params[name] = jax.device_put(draw(shape, seed), NamedSharding(mesh, spec))
+        choices[name] = choice
+    want = apply(jax.tree.map(np.asarray, params), choices)
+    compiled = jax.jit(lambda x: apply(x, choices)).lower(params).compile()
+    got = compiled(params)
+    for name, x in params.items():
+        np.testing.assert_allclose(got[name], want[name], atol=1e-5, err_msg=name)
+        assert jax.typeof(got[name]) == jax.typeof(x)
+    kinds = [one.kind for one in collectives.read(compiled)]
+    assert "all-to-all" in kinds
+    if other == AxisType.Explicit:
+        assert kinds.count("all-to-all") == 2 * (9 + 1)
+        assert "all-gather" not in kinds
+
+
 def test_matrices_that_are_split_by_hand_under_pmap():
     params = {"rows": draw((8, 12)), "columns": draw((12, 8)), "whole": draw((3, 4))}
     want = apply(params)
@@ -335,12 +355,11 @@ def test_stacks_that_are_shared_out(kind, split):
     for name, z in got.items():
         np.testing.assert_allclose(z, want[name], rtol=1e-3, atol=1e-5)
         assert z.sharding.is_equivalent_to(placed[name].sharding, z.ndim)
-    if kind == AxisType.Auto:
-        # There and back, or only back; two sizes of matrices.
-        sent = collectives.read(compiled)
-        kinds = {one.kind for one in sent}
-        assert kinds == ({"all-to-all"} if split else {"all-gather"})
-        assert len(sent) == (4 if split else 2)
+    # There and back, or only back; two sizes of matrices.
+    sent = collectives.read(compiled)
+    kinds = {one.kind for one in sent}
+    assert kinds == ({"all-to-all"} if split else {"all-gather"})
+    assert len(sent) == (4 if split else 2)
 
 
 @pytest.mark.parametrize("mode", ["check_vma", "no check_vma", "pmap"])
