@@ -74,7 +74,7 @@ class MinimizeResult(NamedTuple):
         grad_norm: largest absolute entry of the gradient there, scalar.
         num_steps: steps taken, int32 scalar.
         num_evaluations: values plus gradients computed, int32 scalar.
-        converged: whether ``grad_norm <= tol``, bool scalar.
+        converged: whether ``grad_norm <= tol``, and ``value`` is finite, bool scalar.
         status: a :class:`Status`, int32 scalar.
         aux: what the function returned besides its value, at ``params``; or ``None``.
         history: a :class:`optax_nlcg.minimize.History` if it was asked for, else
@@ -286,8 +286,9 @@ def _run(
         )
         if max_steps is not None:
             status = jnp.where(num_steps >= max_steps, Status.MAX_STEPS, status)
-        status = jnp.where(finite, status, Status.NOT_FINITE)
+        # The gradient is zero where the value is a constant infinity: no minimum.
         status = jnp.where(current.grad_norm <= tol, Status.CONVERGED, status)
+        status = jnp.where(finite, status, Status.NOT_FINITE)
         return status.astype(jnp.int32)
 
     def record(history, step, current, num_evaluations):

@@ -84,6 +84,12 @@ ENDS = {
         {},
         Status.NOT_FINITE,
     ),
+    "infinite value": (
+        lambda x: jnp.where(x[0] > 0, jnp.sum(x**2), jnp.inf),
+        lambda: -jnp.ones(2),
+        {},
+        Status.NOT_FINITE,
+    ),
     "no descent": (
         common.counted(lambda x: jnp.sum(x), []),
         lambda: jnp.ones(2),
@@ -155,6 +161,18 @@ def test_returns_the_best_point_seen(x64):
     np.testing.assert_allclose(
         result.grad_norm, np.max(np.abs(jax.grad(fun)(result.params)))
     )
+
+
+def test_a_step_to_an_infinite_value_is_no_success(x64):
+    """Where the loss is a constant infinity its gradient is zero."""
+
+    def fun(x):
+        return jnp.where(x[0] > 0, jnp.sum((x - 1) ** 2), jnp.inf)
+
+    result = minimize(fun, jnp.full(2, 3.0), solver=optax.sgd(2.0))
+    assert Status(int(result.status)) == Status.NOT_FINITE
+    assert not bool(result.converged)
+    np.testing.assert_array_equal(result.params, jnp.full(2, 3.0))
 
 
 def test_a_loss_that_rises_for_long_is_not_a_stall(x64):
