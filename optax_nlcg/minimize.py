@@ -319,7 +319,7 @@ def _run(
         # A solver that stands still forgets what it has learnt; once more, it is done.
         # (Small updates can be lost in the addition, so it is the sum that tells.)
         pairs = zip(jax.tree.leaves(at), jax.tree.leaves(now.params), strict=True)
-        moved = jnp.any(jnp.stack([jnp.any(a != b) for a, b in pairs]))
+        moved = jnp.any(jnp.array([jnp.any(a != b) for a, b in pairs], bool))
         progress = current.value < loop.least_value
         progress |= current.grad_norm < loop.least_grad_norm
         # A solver that lets the loss rise, as Adam does, is not stuck.

@@ -203,6 +203,13 @@ def test_lanes_are_independent(x64):
     assert lanes.num_evaluations[0] != lanes.num_evaluations[2]
 
 
+@pytest.mark.parametrize("name", ["limited memory", "cg"])
+def test_nothing_to_minimize_over(name):
+    result = minimize(lambda params: 2.0, {}, solver=SOLVERS[name]())
+    assert bool(result.converged)
+    assert (result.params, float(result.value)) == ({}, 2.0)
+
+
 def test_trees_and_awkward_names():
     # Field names of Optax's states as keys, a scalar, an empty tree.
     params = {"value": jnp.zeros(3), "grad": (jnp.zeros(()),), "none": None}
