@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from optax_nlcg.tree import Tree
+from optax_nlcg.tree import Tree, cast_like
 
 # Limit of linear conjugate gradient steps for one derivative.
 _MAX_LINEAR_STEPS = 1000
@@ -67,6 +68,8 @@ def differentiate_implicitly(
         _, (value_dot, aux_dot) = jax.jvp(
             with_theta, (solution, theta), (solution_dot, theta_dot)
         )
+        # The solver has the value in its own dtype, and a tangent must have the same.
+        value_dot = value_dot.astype(outputs[1].dtype)
         return outputs, (solution_dot, value_dot, aux_dot, _no_tangent(info))
 
     return run(params, (args, constants))
@@ -74,16 +77,22 @@ def differentiate_implicitly(
 
 def _solve_linear(matvec: Callable[[Tree], Tree], rhs: Tree) -> Tree:
     leaves = jax.tree.leaves(rhs)
-    tol = 100 * float(jnp.finfo(jnp.result_type(*leaves)).eps)
+    # The solver has one dtype for all; products are as exact as the narrowest leaf.
+    dtype = jnp.result_type(*leaves)
+    tol = 100 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
     # A linear solve can be transposed only if all leaves of its right-hand side depend
     # on the tangents. A leaf that no argument acts on does not: tie it to the others.
     nothing = jnp.where(False, sum(jnp.sum(leaf) for leaf in leaves), 0)
     rhs = jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), rhs)
 
     def solve(matvec, rhs):
-        return jax.scipy.sparse.linalg.cg(
-            matvec, rhs, tol=tol, maxiter=_MAX_LINEAR_STEPS
-        )[0]
+        solution, _ = jax.scipy.sparse.linalg.cg(
+            lambda v: optax.tree.cast(matvec(cast_like(v, rhs)), dtype),
+            optax.tree.cast(rhs, dtype),
+            tol=tol,
+            maxiter=_MAX_LINEAR_STEPS,
+        )
+        return cast_like(solution, rhs)
 
     return jax.lax.custom_linear_solve(matvec, rhs, solve, symmetric=True)
 

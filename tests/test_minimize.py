@@ -408,6 +408,36 @@ def test_gradient_where_an_argument_does_not_act_on_every_parameter(x64):
         np.testing.assert_allclose(tangent, gradient, rtol=1e-8)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
+def test_derivatives_where_the_loss_has_another_dtype(x64, dtype):
+    """Than the one that the solver has chosen for the parameters: float32."""
+
+    def solve(theta):
+        def fun(x):
+            return jnp.sum((x - theta) ** 2).astype(dtype)
+
+        result = minimize(fun, jnp.zeros(2, jnp.float32), tol=1e-2)
+        return result.params, result.value
+
+    dx, dvalue = jax.jacrev(solve)(jnp.float32(1.0))
+    np.testing.assert_allclose(dx, 1, rtol=1e-2)
+    np.testing.assert_allclose(dvalue, 0, atol=1e-2)
+
+
+def test_derivatives_with_parameters_of_several_dtypes(x64):
+    # At a = b = t, b' = 1 whatever a's dtype is.
+    def solve(theta):
+        def fun(p):
+            coupled = (p["a"].astype(float) - p["b"]) ** 2
+            return jnp.sum((p["b"] - theta) ** 2 + coupled)
+
+        start = {"a": jnp.zeros(2, jnp.float32), "b": jnp.zeros(2)}
+        return minimize(fun, start, tol=1e-5).params
+
+    derivative = jax.jacrev(solve)(jnp.asarray(0.7))
+    jax.tree.map(lambda x: np.testing.assert_allclose(x, 1, rtol=1e-4), derivative)
+
+
 def test_the_start_has_no_derivative(x64):
     gradient = jax.grad(lambda x0: jnp.sum(minimize(bowl, x0).params))(jnp.ones(3))
     np.testing.assert_array_equal(gradient, 0)
