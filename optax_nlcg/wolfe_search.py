@@ -183,8 +183,13 @@ def scale_by_hager_zhang_line_search(
         low_open=True,
         high_open=True,
     )
+    known = not isinstance(sufficient_decrease, jax.Array)
     arguments.check_number(
-        "curvature", curvature, low=float(sufficient_decrease), high=1, high_open=True
+        "curvature",
+        curvature,
+        low=float(sufficient_decrease) if known else 0,
+        high=1,
+        high_open=True,
     )
     arguments.check_number("value_error", value_error, low=0)
     arguments.check_number("unit_step_tolerance", unit_step_tolerance, low=0)

@@ -265,6 +265,25 @@ def test_arguments_out_of_range(name, value):
         optax_nlcg.scale_by_hager_zhang_line_search(**{name: value})
 
 
+def test_numbers_may_be_injected():
+    """They are traced under `jit`, and cannot be compared with one another."""
+    make = optax_nlcg.scale_by_hager_zhang_line_search
+    numbers = {"sufficient_decrease": 0.05, "curvature": 0.5}
+
+    def step(tx):
+        @jax.jit
+        def jitted(x):
+            value, grad = jax.value_and_grad(rosenbrock)(x)
+            return tx.update(
+                -grad, tx.init(x), x, value=value, grad=grad, value_fn=rosenbrock
+            )[0]
+
+        return jitted(jnp.array([-1.2, 1.0]))
+
+    want, got = step(make(**numbers)), step(optax.inject_hyperparams(make)(**numbers))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 def rosenbrock(x):
     return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
