@@ -199,8 +199,11 @@ def scale_by_conjugate_direction(
         if restart_every is not None:
             restart |= state.since_restart >= restart_every
         if restart_cycles is not None:
-            cycles = restart_cycles * tree.size(updates)
-            longest = min(cycles, jnp.iinfo(jnp.int32).max)
+            parameters = tree.size(updates)
+            if isinstance(restart_cycles, jax.Array):  # may be traced, narrow, integer
+                longest = restart_cycles.astype(dtype) * float(parameters)
+            else:
+                longest = min(restart_cycles * parameters, jnp.iinfo(jnp.int32).max)
             restart |= state.since_restart >= longest
         if restart_threshold is not None:
             restart |= jnp.abs(gz - yz) >= restart_threshold * gz

@@ -313,12 +313,16 @@ def test_accumulator_dtype():
     assert updates["a"].dtype == jnp.bfloat16
 
 
-def test_restart_cycles():
-    tx = optax_nlcg.scale_by_conjugate_direction(restart_cycles=1.5)
+@pytest.mark.parametrize("traced", [False, True])
+def test_restart_cycles(traced):
+    make = optax_nlcg.scale_by_conjugate_direction
+    make = optax.inject_hyperparams(make) if traced else make
+    tx = make(restart_cycles=1.5)
+    update = jax.jit(tx.update) if traced else tx.update
     g = {"a": jnp.asarray([1.0, 2.0]), "b": jnp.asarray(3.0)}  # n = 3: every 5th step
     state = tx.init(g)
     lengths = []
     for _ in range(11):
-        _, state = tx.update(g, state, g)
-        lengths.append(int(state.since_restart))
+        _, state = update(g, state, g)
+        lengths.append(int(optax.tree.get(state, "since_restart")))
     assert lengths == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1]
