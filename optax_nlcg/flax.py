@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax.training import train_state
 
+_ABSENT: Any = object()
+
 
 class TrainState(train_state.TrainState):
     """Flax's ``TrainState``, with the extra arguments that Optax optimizers may need.
@@ -33,7 +35,7 @@ class TrainState(train_state.TrainState):
         grads: optax.Updates,
         value: Any = None,
         value_fn: Any = None,
-        hessian_diagonal: optax.Updates | None = None,
+        hessian_diagonal: optax.Updates | None = _ABSENT,
         **kwargs: Any,
     ) -> "TrainState":
         """Takes one step.
@@ -44,7 +46,8 @@ class TrainState(train_state.TrainState):
                 :func:`jax.grad` returns it.
             value: loss at ``params``, scalar.
             value_fn: function of the parameters that returns this batch's loss.
-            hessian_diagonal: diagonal of the Hessian, like ``params``.
+            hessian_diagonal: diagonal of the Hessian, like ``params``; ``None`` in a
+                step that has none, so that no stage estimates one from ``value_fn``.
             **kwargs: fields of the state to replace, such as ``batch_stats``.
 
         Returns:
@@ -54,9 +57,10 @@ class TrainState(train_state.TrainState):
             "grad": jax.tree.map(jnp.conj, grads),
             "value": value,
             "value_fn": value_fn,
-            "hessian_diagonal": hessian_diagonal,
         }
         given = {name: arg for name, arg in extra_args.items() if arg is not None}
+        if hessian_diagonal is not _ABSENT:
+            given["hessian_diagonal"] = hessian_diagonal
         # Optax takes `MultiSteps`, which hands extra arguments on, for one without.
         accumulates = isinstance(self.tx, optax.MultiSteps)
         inner = self.tx if accumulates else optax.with_extra_args_support(self.tx)

@@ -68,6 +68,20 @@ def test_optax_multi_steps_gets_the_loss():
     assert second.tx is tx
 
 
+def test_a_step_without_a_diagonal_estimates_none():
+    """``None`` says so; without the argument the stage estimates one itself."""
+    tx = optax_nlcg.nlcg(
+        1.0,
+        preconditioner=optax_nlcg.scale_by_hessian_diagonal(),
+        line_search=optax_nlcg.scale_by_curvature_line_search(),
+    )
+    state = make(tx)
+    grads = jax.grad(loss_fn)(state.params)
+    for given, count in (({}, 1), ({"hessian_diagonal": None}, 0)):
+        stepped = state.apply_gradients(grads=grads, value_fn=loss_fn, **given)
+        assert optax.tree.get(stepped.opt_state, "num_refreshes") == count
+
+
 def test_other_keywords_replace_fields():
     class WithStatistics(TrainState):
         batch_stats: float
