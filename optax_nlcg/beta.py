@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optax_nlcg import arguments
 
@@ -214,7 +215,7 @@ def get_beta_rule(rule: "str | float | BetaRule") -> BetaRule:
             )
         return BETA_RULES[rule]
     if isinstance(rule, jax.Array) or (
-        isinstance(rule, int | float) and not isinstance(rule, bool)
+        isinstance(rule, int | float | np.number) and not isinstance(rule, bool)
     ):
         arguments.check_number("beta_rule", rule)
         return BetaRule(lambda p: jnp.asarray(rule, p.gz.dtype))

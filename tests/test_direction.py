@@ -210,9 +210,10 @@ def test_fletcher_reeves_forgets_nothing(x64):
     assert state.since_restart == 6
 
 
-def test_a_number_is_the_heavy_ball():
+@pytest.mark.parametrize("number", [0.5, np.float32(0.5)])
+def test_a_number_is_the_heavy_ball(number):
     rng = np.random.default_rng(14)
-    tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=0.5)
+    tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=number)
     momentum = optax.trace(0.5)
     # Gradients that change little: the directions all descend.
     gradients = jnp.asarray(rng.normal(size=8) + 0.1 * rng.normal(size=(5, 8)))
