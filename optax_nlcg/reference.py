@@ -174,7 +174,8 @@ def ml_ncg(
             due, ratio, reference = True, loss / average, loss
         else:
             due = state.count % period == 0
-            ratio = state.loss_average / state.loss_reference
+            # At the first step both are zero, and the ratio is not used.
+            ratio = state.loss_average / jnp.where(first, 1, state.loss_reference)
             reference = average
         due &= ~first
         reference = jnp.where(due | first, reference, state.loss_reference)

@@ -267,7 +267,7 @@ def scale_by_hager_zhang_line_search(
         probed = jax.lax.cond(
             probes,
             lambda: jnp.asarray(value_fn(at(predicted))).astype(dtype),
-            lambda: jnp.full((), jnp.nan, dtype),
+            lambda: value,  # not used, and no NaN: `jax_debug_nans` would stop here
         )
         first = jnp.where(probes, _parabola(origin, predicted, probed), predicted)
         first = jnp.where(unit_step, 1, first)

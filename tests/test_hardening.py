@@ -130,6 +130,16 @@ def test_squares_that_do_not_fit(name, factor):
         assert losses[-1] > losses[0]
 
 
+@pytest.mark.parametrize("name", ["curvature", "hager_zhang", "ml_ncg"])
+def test_nothing_is_nan_on_the_way(name):
+    """What JAX's search for NaNs finds is the user's: outside `jit` it sees all."""
+    tx, params = cases.OPTIMIZERS[name](), cases.params_of()
+    step = cases.make_step(name, tx)
+    with jax.debug_nans(True):
+        _, state, _, _ = step(params, tx.init(params))
+        step(optax.tree.ones_like(params), state)  # the minimum
+
+
 RULES = list(optax_nlcg.BETA_RULES)
 
 
