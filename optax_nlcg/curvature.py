@@ -168,6 +168,7 @@ def value_grad_and_hessian_diagonal(
                 f"method {method!r} draws random probes: pass a PRNG key, "
                 "`key=jax.random.fold_in(key, step)`."
             )
+        params = jax.tree.map(jnp.asarray, params)
         if axis_name is not None:
             # With respect to parameters that differ between devices the gradient is
             # the local one; otherwise `shard_map` with `check_vma=True` sums it, and Hv

@@ -337,6 +337,7 @@ def scale_by_lars(lars_lr: float = 0.001) -> optax.GradientTransformation:
         )
 
         def scale(g, w):
+            w = jnp.asarray(w)
             g_norm = jnp.sqrt(tree.inner_products([(g, g)])[0])
             w_norm = jnp.sqrt(tree.inner_products([(w, w)])[0])
             rate = lars_lr * w_norm / (g_norm + _EPS + 0.1 * lars_lr * w_norm)

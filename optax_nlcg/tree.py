@@ -152,7 +152,7 @@ def fits(tree: Tree, like: Tree) -> bool | jax.Array:
     """
 
     def relative(x, y):
-        limit = float(jnp.finfo(y.dtype).max)
+        limit = float(jnp.finfo(jnp.result_type(y)).max)
         return jnp.abs(x).astype(jnp.float32) / limit if limit < 1e30 else None
 
     narrow = jax.tree.map(relative, tree, like)

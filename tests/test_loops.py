@@ -179,3 +179,14 @@ def test_none_leaves():
     assert updates["b"] is None
     _, state = tx.update(params, state, params, value=1.0)
     assert optax.tree.get(state, "previous_params")["b"] is None
+
+
+@pytest.mark.parametrize("name", ["nlcg", "diagonal_estimated", "lars"])
+def test_numbers_of_python_and_numpy(name):
+    """They are parameters to Optax, and to `jax.grad`."""
+    tx = cases.OPTIMIZERS[name]()
+    plain = {"a": 2.0, "b": np.array([3.0, 4.0])}
+    arrays = jax.tree.map(jnp.float32, plain)
+    step = cases.make_step("diagonal_estimated", tx)  # without a given diagonal
+    got, want = (step(params, tx.init(params))[0] for params in (plain, arrays))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
