@@ -214,6 +214,18 @@ def test_the_auxiliary_output_stays_local():
     assert_close(logits, loss_and_logits(params, x, y)[1])
 
 
+@pytest.mark.parametrize("axes", [("batch",), ["batch"]])
+def test_axes_may_come_in_a_sequence(axes):
+    params, x, y = make_problem()
+    local = make_evaluate("exact", axis_name=axes)
+
+    def step(params, x, y, key):
+        return local(params, x, y, key=key)[2]
+
+    got = over_devices(step, "check_vma")(params, x, y, jax.random.key(0))
+    assert_close(got, make_evaluate("exact")(params, x, y)[2])
+
+
 def test_parameters_may_be_marked_as_varying_already():
     params, x, y = make_problem()
     local = make_evaluate("exact", axis_name="batch")
