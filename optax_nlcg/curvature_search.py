@@ -26,8 +26,8 @@ class CurvatureLineSearchState(NamedTuple):
 
     Attributes:
         count: number of steps taken, int32 scalar.
-        num_skipped: number of steps skipped because the slope or the curvature was not
-            finite, int32 scalar.
+        num_skipped: number of steps skipped because the slope, the curvature or the
+            step itself was not finite, int32 scalar.
         scale: the last factor :math:`c` on an update, scalar.
         trust: average :math:`\rho` of what updates held of what they promised, scalar;
             1 at the start.
@@ -111,7 +111,8 @@ def scale_by_curvature_line_search(
         Hessian-vector product. The state holds one copy of the parameters.
 
         A step is skipped, with a zero update, and counted where slope or curvature is
-        not finite, or where there is no curvature at all and ``max_step`` is infinite.
+        not finite, or where there is so little curvature that the step is not, and
+        ``max_step`` is infinite.
 
     Raises:
         ValueError: if an argument is out of range; in ``update`` if one is missing.
@@ -241,9 +242,11 @@ def scale_by_curvature_line_search(
         step_length = jnp.minimum(jnp.where(damped > 0, minimum, jnp.inf), longest)
         scale = step_length / length
 
+        scaled = jax.tree.map(lambda u: scale * u, updates)
         finite = jnp.isfinite(scale) & jnp.isfinite(uhu) & jnp.isfinite(g_previous)
+        finite &= tree.fits(scaled, params)
         usable = finite & (uu > 0)
-        outputs = jax.tree.map(lambda u: jnp.where(usable, scale * u, 0), updates)
+        outputs = jax.tree.map(lambda u: jnp.where(usable, u, 0), scaled)
         outputs = tree.cast_like(outputs, params)
         new_state = CurvatureLineSearchState(
             count=optax.safe_increment(state.count),

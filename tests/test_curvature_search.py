@@ -238,6 +238,22 @@ def test_without_any_curvature_only_a_greatest_step_helps():
     assert state.num_skipped == 0
 
 
+def test_a_step_that_overflows_is_none():
+    """In float16, of which it takes little: here it would be a million."""
+
+    def fun(x):
+        return jnp.sum(x + jnp.float16(5e-7) * x**2)
+
+    tx, x = SEARCH(), jnp.ones(2, jnp.float16)
+    u = -jax.grad(fun)(x)
+    updates, state = tx.update(u, tx.init(x), x, value_fn=fun)
+    np.testing.assert_array_equal(updates, 0)
+    assert (state.count, state.num_skipped) == (0, 1)
+    updates, state = SEARCH(max_step=1.0).update(u, state, x, value_fn=fun)
+    assert (state.count, state.num_skipped) == (1, 1)
+    np.testing.assert_allclose(updates, -(0.5**0.5), rtol=1e-3)
+
+
 def test_the_greatest_step_is_kept():
     tx = SEARCH(max_step=1e-3)
     x = jnp.zeros(5)
