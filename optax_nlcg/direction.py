@@ -92,7 +92,8 @@ def scale_by_conjugate_direction(
 
     Returns:
         The transformation. Its state holds one copy of the parameters, two for rules
-        that need the previous gradient, and what the preconditioner holds.
+        that need the previous gradient and with ``restart_threshold``, and what the
+        preconditioner holds.
 
     Raises:
         ValueError: if a rule is unknown or a number is out of range.
@@ -168,8 +169,10 @@ def scale_by_conjugate_direction(
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
         tree.check_match(updates, state.direction, stage=stage)
-        # Whether all is finite will show in g'z.
-        first = extra_args | ({"mask": False} if keeps_finite else {})
+        # Whether all is finite will show in g'z. An unknown argument may have a name of
+        # these.
+        options = {"refresh": True, "mask": False} if keeps_finite else {}
+        first = extra_args | options
         z, preconditioner_state = precondition.update(
             updates, state.preconditioner, params, **first
         )

@@ -263,6 +263,17 @@ def test_an_overflowed_direction_is_forgotten():
     assert state.beta == 0
 
 
+@pytest.mark.parametrize(
+    "make", [optax_nlcg.scale_by_diagonal_bfgs, optax_nlcg.scale_by_hessian_diagonal]
+)
+def test_unknown_arguments_do_not_reach_the_preconditioner(make):
+    """Whatever their names: these are what the direction asks a preconditioner for."""
+    tx, x = optax_nlcg.scale_by_conjugate_direction(make()), jnp.ones(3)
+    want = tx.update(x, tx.init(x), x)
+    got = tx.update(x, tx.init(x), x, refresh=False, mask=jnp.zeros(5))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
 def test_restart_every():
     rng = np.random.default_rng(15)
     tx = optax_nlcg.scale_by_conjugate_direction(restart_every=3)
