@@ -189,7 +189,8 @@ def minimize(
             it is completed.
         has_aux: whether ``fun`` returns a pair. Costs one more value, at the solution.
         callback: called on the host after each step with a
-            :class:`optax_nlcg.minimize.Progress`.
+            :class:`optax_nlcg.minimize.Progress`. Under :func:`jax.vmap` lanes that are
+            done report the step they would take next until all are.
         record_history: whether to return a :class:`optax_nlcg.minimize.History`.
 
     Returns:
