@@ -96,6 +96,30 @@ def test_inject_hyperparams(name):
     assert_same(run.params, unwrapped(name).params)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "complex64"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        optax_nlcg.scale_by_diagonal_bfgs,
+        optax_nlcg.scale_by_hessian_diagonal,
+        optax_nlcg.scale_by_step_line_search,
+        optax_nlcg.scale_by_curvature_line_search,
+        optax_nlcg.scale_by_hager_zhang_line_search,
+    ],
+)
+def test_injected_numbers_are_as_wide_as_the_parameters(stage, dtype):
+    """Traced, too: their values are not known where arguments are checked."""
+    is_complex = dtype == "complex64"
+    options = {"hyperparam_dtype": jnp.float32} if is_complex else {}
+    tx = optax.chain(optax.scale(-0.1), optax.inject_hyperparams(stage, **options)())
+    params = cases.params_of(dtype)
+    state = tx.init(params)
+    step = cases.make_step("diagonal_estimated", tx)
+    _, new_state, _, _ = jax.eval_shape(step, params, state)
+    for new, old in zip(*map(jax.tree.leaves, (new_state, state)), strict=True):
+        assert (new.shape, new.dtype) == (old.shape, old.dtype)
+
+
 def test_injected_schedules_are_followed():
     make = functools.partial(optax_nlcg.nlcg, line_search=optax.identity())
 
