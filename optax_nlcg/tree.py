@@ -177,9 +177,13 @@ def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> T
     """
 
     def leaf_like(x):
-        leaf = jnp.full_like(x, value, dtype=dtype)
         # A choice by x between two that are one: it ties layouts and computes nothing.
-        return jnp.where(x != x, leaf, leaf)
+        # They are made like what is computed of x: an array that a traced function
+        # closes over does not tell how it is split over an explicit mesh.
+        choice = x != x
+        own = jnp.result_type(x) if dtype is None else dtype
+        leaf = jnp.full_like(choice, value, dtype=own)
+        return jnp.where(choice, leaf, leaf)
 
     return jax.tree.map(leaf_like, tree)
 

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import optax_nlcg
 from optax_nlcg import tree
@@ -105,6 +107,18 @@ def test_full_like():
     )
     assert all(bool((x == 2).all()) for x in jax.tree.leaves(full))
     assert tree.full_like(like["a"], 0, jnp.float32).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_full_like_what_a_traced_function_closes_over(kind):
+    """As in ``jax.eval_shape(lambda: optimizer.init(params))``."""
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(jnp.ones((4, 3)), NamedSharding(mesh, P("x")))
+        full = jax.jit(lambda: tree.full_like(x, 2))()
+    np.testing.assert_array_equal(full, 2 * np.ones((4, 3)))
+    if kind == AxisType.Explicit:
+        assert jax.typeof(full) == jax.typeof(x)
 
 
 def test_double_precision_of_numpy_is_single_precision_here():
