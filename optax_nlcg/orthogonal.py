@@ -1,17 +1,26 @@
 """Muon's metric as a preconditioner: the nearest orthogonal matrix of a gradient."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optax_nlcg import shards, sharing
+from optax_nlcg.matrix_axes import (
+    Axes,
+    Matrices,
+    axes_of,
+    check_choice,
+    fold,
+    is_matrix,
+    is_pair,
+    stack_split,
+    unfold,
+)
 from optax_nlcg.tree import Tree
 
 # Entries of an update have this root mean square, a usual one for Adam's updates, so
@@ -25,14 +34,6 @@ _NUM_STEPS = 5
 
 # Of the squares that scale what is not a matrix; Adam's default.
 _DECAY = 0.999
-
-
-class _Axes(NamedTuple):
-    """Which axes of an array count matrices, and which are their rows and columns."""
-
-    batch: tuple[int, ...]
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
 
 
 def scale_by_orthogonalization(
@@ -134,15 +135,15 @@ def scale_by_orthogonalization(
         <https://arxiv.org/abs/2502.16982>`_, 2025.
     """
     if not callable(matrices):
-        for choice in jax.tree.leaves(matrices, is_leaf=_is_pair):
-            _check_choice(choice)
+        for choice in jax.tree.leaves(matrices, is_leaf=is_pair):
+            check_choice(choice)
     if stack_sharding is not None:
         sharing.check(stack_sharding)
 
-    def choose(params: Tree) -> list[_Axes | None]:
+    def choose(params: Tree) -> list[Axes | None]:
         """What each array is: matrices with these axes, or something else."""
         if matrices is None:
-            chosen = jax.tree.map(_is_matrix, params)
+            chosen = jax.tree.map(is_matrix, params)
         else:
             chosen = matrices(params) if callable(matrices) else matrices
         # What a wrapper has masked is not there to be chosen.
@@ -154,7 +155,7 @@ def scale_by_orthogonalization(
         )
         leaves, structure = jax.tree.flatten(params)
         choices = structure.flatten_up_to(chosen)
-        return [_axes(x, choice) for x, choice in zip(leaves, choices, strict=True)]
+        return [axes_of(x, choice) for x, choice in zip(leaves, choices, strict=True)]
 
     def is_other(params: Tree) -> Tree:
         others = [axes is None for axes in choose(params)]
@@ -163,9 +164,14 @@ def scale_by_orthogonalization(
     def orthogonalize(updates: Tree, params: Tree) -> Tree:
         del params
         leaves, structure = jax.tree.flatten(updates)
-        axes, splits = choose(updates), shards.leaf_splits(updates)
-        chosen = [i for i, which in enumerate(axes) if which is not None]
-        by_hand = [i for i in chosen if any(splits[i])]
+        chosen = {
+            i: Matrices(x, axes, split)
+            for i, (x, axes, split) in enumerate(
+                zip(leaves, choose(updates), shards.leaf_splits(updates), strict=True)
+            )
+            if axes is not None
+        }
+        by_hand = [i for i, one in chosen.items() if any(one.split)]
         typed = [i for i in chosen if i not in by_hand and any(_spec(leaves[i]))]
         whole = [i for i in chosen if i not in by_hand + typed]
         for group, function in (
@@ -173,7 +179,7 @@ def scale_by_orthogonalization(
             (typed, _on_explicit_mesh),
             (whole, functools.partial(_of_whole, stack_sharding)),
         ):
-            results = function(*([x[i] for i in group] for x in (leaves, axes, splits)))
+            results = function([chosen[i] for i in group])
             for i, z in zip(group, results, strict=True):
                 leaves[i] = z
         return structure.unflatten(leaves)
@@ -191,57 +197,8 @@ def scale_by_orthogonalization(
     )
 
 
-def _is_matrix(x: jax.Array) -> bool:
-    return x.ndim > 1 and x.size > 0 and not jnp.iscomplexobj(x)
-
-
 def _is_masked(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
-
-
-def _is_pair(choice: Any) -> bool:
-    """Whether it says which axes are a matrix's rows and which its columns."""
-
-    def is_axes(axes: Any) -> bool:
-        several = axes if isinstance(axes, Sequence) else (axes,)
-        return all(isinstance(i, int) and not isinstance(i, bool) for i in several)
-
-    return isinstance(choice, tuple) and len(choice) == 2 and all(map(is_axes, choice))
-
-
-def _check_choice(choice: Any) -> None:
-    if not (isinstance(choice, bool) or _is_pair(choice)):
-        raise TypeError(
-            "`matrices` must be a tree of bools or pairs of axes, (rows, columns), or "
-            f"a function that returns one, got {choice!r} in it."
-        )
-
-
-def _axes(x: jax.Array, choice: Any) -> _Axes | None:
-    """What a leaf of ``matrices`` says about an array."""
-    if choice is None or choice is False:  # Optax's Muon has None for what is no matrix
-        return None
-    _check_choice(choice)
-    if not _is_matrix(x):
-        raise ValueError(
-            "`matrices` must choose real arrays with two axes or more, but it chooses "
-            f"one of shape {x.shape} and dtype {x.dtype}: leave it out."
-        )
-    if choice is True:
-        return _Axes((), tuple(range(x.ndim - 1)), (x.ndim - 1,))
-    rows, columns = (
-        tuple(axes) if isinstance(axes, Sequence) else (axes,) for axes in choice
-    )
-    known = [axis for axis in rows + columns if -x.ndim <= axis < x.ndim]
-    places = [axis % x.ndim for axis in known]
-    if not (rows and columns and len(set(places)) == len(rows) + len(columns)):
-        raise ValueError(
-            f"`matrices` has {choice!r} for an array of shape {x.shape}: it must name "
-            "axes that there are, at least one for rows and one for columns, and each "
-            "once."
-        )
-    batch = tuple(axis for axis in range(x.ndim) if axis not in places)
-    return _Axes(batch, tuple(places[: len(rows)]), tuple(places[len(rows) :]))
 
 
 def _square_fits(gradient: jax.Array) -> jax.Array:
@@ -255,50 +212,50 @@ def _square_fits(gradient: jax.Array) -> jax.Array:
 
 def _of_whole(
     stack_sharding: NamedSharding | PartitionSpec | None,
-    xs: Sequence[jax.Array],
-    axes: Sequence[_Axes],
-    splits: Sequence[shards.Split],
+    group: Sequence[Matrices],
 ) -> list[jax.Array]:
     """Updates for arrays that are not split, or by the compiler alone."""
-    axes = list(map(_wide, xs, axes, splits))
-    stacks = list(map(_unfold, xs, axes))
+    stacks = list(map(unfold, group))
     if stack_sharding is None:
         stacks = map(_orthogonal, stacks)
     else:
         stacks = sharing.map_stacks(_orthogonal, stacks, stack_sharding)
-    return list(map(_fold, stacks, xs, axes))
+    return list(map(fold, stacks, group))
 
 
-def _of_parts(
-    xs: Sequence[jax.Array], axes: Sequence[_Axes], splits: Sequence[shards.Split]
-) -> list[jax.Array]:
+def _of_parts(group: Sequence[Matrices]) -> list[jax.Array]:
     """Updates for arrays of which this device has a part."""
-    axes = list(map(_wide, xs, axes, splits))
-    stacks = list(map(_unfold, xs, axes))
-    names = list(map(_names, axes, splits))
-    return list(map(_fold, sharing.map_parts(_orthogonal, stacks, names), xs, axes))
+    stacks, splits = list(map(unfold, group)), list(map(stack_split, group))
+    return list(map(fold, sharing.map_parts(_orthogonal, stacks, splits), group))
 
 
-def _on_explicit_mesh(
-    xs: Sequence[jax.Array], axes: Sequence[_Axes], _: Sequence[shards.Split]
-) -> list[jax.Array]:
+def _on_explicit_mesh(group: Sequence[Matrices]) -> list[jax.Array]:
     """Updates for arrays whose type tells how they are split.
 
     Products over an axis that is split have no type, so they are made by hand.
     """
-    if not xs:
+    if not group:
         return []
-    specs = list(map(_spec, xs))
-    splits = list(map(shards.split_of, specs))
-    mesh = jax.typeof(xs[0]).sharding.mesh
+    arrays = [one.array for one in group]
+    specs = list(map(_spec, arrays))
+
+    def of_parts(*parts: jax.Array) -> list[jax.Array]:
+        return _of_parts(
+            [
+                Matrices(part, one.axes, shards.split_of(spec))
+                for part, one, spec in zip(parts, group, specs, strict=True)
+            ]
+        )
+
+    mesh = jax.typeof(arrays[0]).sharding.mesh
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return jax.shard_map(
-        lambda *parts: _of_parts(parts, axes, splits),
+        of_parts,
         mesh=mesh,
         in_specs=tuple(specs),
         out_specs=specs,
         axis_names={name for name, kind in kinds if kind == AxisType.Explicit},
-    )(*xs)
+    )(*arrays)
 
 
 def _spec(x: jax.Array) -> PartitionSpec:
@@ -306,46 +263,12 @@ def _spec(x: jax.Array) -> PartitionSpec:
     return jax.typeof(x).sharding.spec
 
 
-def _names(axes: _Axes, split: shards.Split) -> sharing.MatrixSplit:
-    """The axes of a mesh that batch, rows and columns are split over by hand."""
-    by_axis = dict(enumerate(split))
-    batch, rows, columns = (
-        tuple(name for i in group for name in by_axis.get(i, ())) for group in axes
-    )
-    return batch, rows, columns
-
-
-def _wide(x: jax.Array, axes: _Axes, split: shards.Split) -> _Axes:
-    """Calls columns rows, and rows columns, where matrices are taller than wide."""
-    _, num_rows, num_columns = (
-        math.prod(x.shape[i] for i in group) * jax.lax.axis_size(names)
-        for group, names in zip(axes, _names(axes, split), strict=True)
-    )
-    if num_rows <= num_columns:
-        return axes
-    return _Axes(axes.batch, axes.columns, axes.rows)
-
-
-def _unfold(x: jax.Array, axes: _Axes) -> jax.Array:
-    """Makes of an array its matrices, [..., rows, columns]."""
-    batch, rows, columns = (tuple(x.shape[i] for i in group) for group in axes)
-    x = x.transpose(axes.batch + axes.rows + axes.columns)
-    return x.reshape(*batch, math.prod(rows), math.prod(columns))
-
-
-def _fold(stack: jax.Array, like: jax.Array, axes: _Axes) -> jax.Array:
-    """Makes an array of its matrices."""
-    order = axes.batch + axes.rows + axes.columns
-    return stack.reshape([like.shape[i] for i in order]).transpose(np.argsort(order))
-
-
 def _orthogonal(stack: jax.Array) -> jax.Array:
-    """The update for matrices, [..., rows, columns], none taller than wide."""
-    return _RMS * stack.shape[-1] ** 0.5 * _newton_schulz(stack)
+    """The update for matrices, [..., rows, columns], none taller than wide.
 
-
-def _newton_schulz(stack: jax.Array) -> jax.Array:
-    """Takes the singular values of matrices close to one."""
+    An iteration takes the singular values close to one; its last step gives the result
+    its length, which would be another pass over the stack.
+    """
     # In two steps, since squares need not fit the dtype, nor their sum a narrow one.
     largest = jnp.max(jnp.abs(stack), axis=(-2, -1), keepdims=True)
     stack = stack / jnp.where(largest == 0, 1, largest)
@@ -353,8 +276,9 @@ def _newton_schulz(stack: jax.Array) -> jax.Array:
     norm = jnp.linalg.norm(stack.astype(dtype), axis=(-2, -1), keepdims=True)
     norm = norm.astype(stack.dtype)
     stack = stack / jnp.where(norm == 0, 1, norm)
-    a, b, c = _COEFFICIENTS
-    for _ in range(_NUM_STEPS):
+    for i in range(_NUM_STEPS):
+        length = _RMS * stack.shape[-1] ** 0.5 if i == _NUM_STEPS - 1 else 1
+        a, b, c = (length * x for x in _COEFFICIENTS)
         gram = stack @ stack.mT
         # The identity goes into the smaller factor: a sum after the product would be
         # another pass over the stack.
