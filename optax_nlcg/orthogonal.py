@@ -21,7 +21,7 @@ from optax_nlcg.matrix_axes import (
     stack_split,
     unfold,
 )
-from optax_nlcg.tree import Tree
+from optax_nlcg.tree import Tree, cast_like
 
 # Entries of an update have this root mean square, a usual one for Adam's updates, so
 # that one learning rate suits matrices and all else (Liu et al., 2025, equation 4).
@@ -90,7 +90,7 @@ def scale_by_orthogonalization(
 
     Returns:
         The transformation. The state holds one copy of those parameters that are not
-        matrices.
+        matrices, in float32 or wider.
 
     Raises:
         TypeError: if ``matrices`` or ``stack_sharding`` is of another kind.
@@ -187,9 +187,11 @@ def scale_by_orthogonalization(
     return optax.chain(
         # Adam's scaling without a buffer for the average of gradients.
         optax.masked(
-            optax.chain(
-                optax.stateless(lambda updates, _: jax.tree.map(_square_fits, updates)),
-                optax.scale_by_rms(_DECAY, eps_in_sqrt=False, bias_correction=True),
+            _in_single_precision(
+                optax.chain(
+                    optax.stateless(lambda z, _: jax.tree.map(_square_fits, z)),
+                    optax.scale_by_rms(_DECAY, eps_in_sqrt=False, bias_correction=True),
+                )
             ),
             is_other,
         ),
@@ -199,6 +201,30 @@ def scale_by_orthogonalization(
 
 def _is_masked(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
+
+
+def _in_single_precision(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Computes and keeps in float32 what is narrower.
+
+    A slow average of squares stands still in bfloat16, and is zero in float16, to be
+    divided by, where gradients are a thousandth.
+    """
+
+    def widen(tree: Tree) -> Tree:
+        return jax.tree.map(
+            lambda x: jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)), tree
+        )
+
+    def init_fn(params: Tree) -> Tree:
+        return transformation.init(widen(params))
+
+    def update_fn(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+        z, state = transformation.update(widen(updates), state, params)
+        return cast_like(z, updates), state
+
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def _square_fits(gradient: jax.Array) -> jax.Array:
@@ -282,6 +308,8 @@ def _orthogonal(stack: jax.Array) -> jax.Array:
         gram = stack @ stack.mT
         # The identity goes into the smaller factor: a sum after the product would be
         # another pass over the stack.
-        identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+        identity = jnp.broadcast_to(
+            jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape
+        )
         stack = (a * identity + b * gram + c * (gram @ gram)) @ stack
     return stack

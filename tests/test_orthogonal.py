@@ -315,6 +315,33 @@ def test_matrices_that_are_split_by_hand_under_pmap():
         np.testing.assert_allclose(whole, want[name], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_narrow_parameters_that_are_no_matrices(dtype):
+    """As in float32: squares of gradients need not fit, nor their slow average."""
+    tx = optax_nlcg.scale_by_orthogonalization()
+    gradients = jnp.asarray([[1e-3, 0, -2e-4, 200]] + 99 * [[1e-4, 0, 3e-4, 1]], dtype)
+    states = {d: tx.init(gradients[0].astype(d)) for d in (dtype, jnp.float32)}
+    for gradient in gradients:
+        z = {}
+        for d in states:
+            z[d], states[d] = tx.update(gradient.astype(d), states[d])
+        assert z[dtype].dtype == dtype
+        np.testing.assert_allclose(
+            z[dtype].astype(jnp.float32), z[jnp.float32], rtol=0.01
+        )
+
+
+def test_rank_promotion_may_be_an_error():
+    with jax.numpy_rank_promotion("raise"):
+        apply(
+            {"layers": draw((3, 4, 5)), "bias": draw((3,))},
+            {
+                "layers": (1, 2),
+                "bias": False,
+            },
+        )
+
+
 LAYERS = {
     "up": (4, 16),  # together two, as many as half the devices
     "down": (16, 4),
