@@ -123,6 +123,19 @@ def require(stage: str, name: str, value: Any, *, what: str, how: str) -> None:
         raise ValueError(f"{stage} needs `{name}`, {what}: call `{how}`.")
 
 
+def check_loss(stage: str, value: Any) -> None:
+    """Checks that the loss of a step is one number.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if shape := jnp.shape(value):
+        raise ValueError(
+            f"{stage} needs `value`, the loss of this step, as a scalar; got shape "
+            f"{shape}."
+        )
+
+
 def check_whole(stage: str, params: Any) -> None:
     """Checks that none of the parameters that the loss is a function of is masked.
 

@@ -239,12 +239,8 @@ def _loss_line_search(
         if rollback:
             tree.check_match(updates, state.previous_update, stage=stage)
         dtype = state.scale.dtype
+        arguments.check_loss(stage, value)
         loss = jnp.asarray(value, dtype)
-        if loss.shape:
-            raise ValueError(
-                f"{stage} needs `value`, the loss of this step, as a scalar; got shape "
-                f"{loss.shape}."
-            )
         finite = jnp.isfinite(loss)
         first = state.count == 0
 

@@ -240,6 +240,7 @@ def ml_ncg(
                 what="the loss of this step",
                 how="update(..., value=loss)",
             )
+            arguments.check_loss("ml_ncg", value)
             loss = jnp.asarray(value, dtype)
             finite = jnp.isfinite(loss)
             scale, share, average, reference = search(state, loss)

@@ -232,6 +232,7 @@ def scale_by_hager_zhang_line_search(
             ("value_fn", value_fn, "the loss as a function of the parameters"),
         ):
             arguments.require(stage, name, argument, what=what, how=call)
+        arguments.check_loss(stage, value)
         arguments.check_whole(stage, params)
         tree.check_match(updates, state.grad, stage=stage)
         assert value_fn is not None

@@ -130,10 +130,11 @@ def test_gradient_that_does_not_match(tx):
         tx.update({"a": jnp.ones(3)}, tx.init(x), x, value=1.0)
 
 
-def test_value_must_be_a_scalar():
-    x = jnp.ones(2)
+@pytest.mark.parametrize("make", [step, lambda: ml_ncg(0.1), optax_nlcg.nonlinear_cg])
+def test_value_must_be_a_scalar(make):
+    tx, x = make(), jnp.ones(2)
     with pytest.raises(ValueError, match=r"scalar; got shape \(2,\)"):
-        step().update(x, step().init(x), value=x)
+        tx.update(x, tx.init(x), x, value=x, grad=x, value_fn=jnp.sum)
 
 
 def number(*outside, optional=False):
