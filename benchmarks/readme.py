@@ -23,9 +23,9 @@ def largest_batch() -> str:
     folder = RESULTS / large
     rows = report.load(ROOT / folder / "final" / "results.jsonl")
     (batch_size,) = {row["config"]["batch_size"] for row in rows}
-    epochs, more_epochs = sorted({row["config"]["num_epochs"] for row in rows})
+    epochs, more, most = sorted({row["config"]["num_epochs"] for row in rows})
     fewer, number = map(growing_batch.num_trials, (small, large))
-    assert growing_batch.num_trials(large, more_epochs) == number
+    assert growing_batch.num_trials(large, more) == number
     return f"""\
 **CIFAR-100 at 16x16 pixels, the same epochs at four times the batch**, everything tuned
 anew at each, in {fewer} and in {number} trials for every optimizer:
@@ -37,10 +37,10 @@ Muon's orthogonalisation and around Adam's scaling. At batch {batch_size:,}
 `nlcg_muon` is ahead of Muon with both networks, and `nlcg_adam` of AdamW, LAMB and
 LARS, by more than the spread of seeds. Test accuracy of ResNet-8 there in percent, mean
 ± standard deviation over seeds, after {epochs:g} epochs and, for Muon with and without
-conjugate directions, {more_epochs:g}; {number} trials on held-out images chose the
-learning rate (behind the @), schedule, warm-up, weight decay, label smoothing and one
-parameter of its own for every optimizer and length (of AdamW the second decay, in
-`adamw_b1` the first):
+conjugate directions, {more:g} and {most:g}; {number} trials on held-out images, of
+{most:g} epochs {growing_batch.num_trials(large, most)}, chose the learning rate (behind
+the @), schedule, warm-up, weight decay, label smoothing and one parameter of its own
+for every optimizer and length (of AdamW the second decay, in `adamw_b1` the first):
 
 {sweep_report.by_steps(ROOT / folder)}
 The best of fewer trials, on the held-out images:

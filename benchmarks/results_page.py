@@ -225,14 +225,18 @@ def sections() -> dict[str, str]:
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
                 "    --num-epochs 8 --optimizers nlcg_muon muon \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16_b8192\n"
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --batch-sizes 8192 --num-microbatches 16 --num-trials 12 \\\n"
+                "    --num-epochs 16 --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192"
             )
             + "\n"
             + from_readme(readme.largest_batch())
-            + "\nFour epochs are 97 steps at batch 2,048, above, and 24 here; 48 steps "
-            "are two epochs there and eight here. Batch statistics are of 512 images "
-            "in both. Some of the runs had to share their cores: their seconds say "
-            "little. "
+            + "\nFour epochs are 97 steps at batch 2,048, above, and 24 here; 48 and "
+            "97 steps are two and four epochs there, eight and sixteen here. Batch "
+            "statistics are of 512 images in both. Some of the runs had to share their "
+            "cores: their seconds say little. "
             f"{download('sweep_cifar100_16x16_b8192/table.md', 'The whole table')}.\n"
             + fewer_trials("sweep_cifar100_16x16_b8192", drawn=True)
         ),

@@ -47,7 +47,13 @@ def test_same_epochs_at_four_times_the_batch():
         for row in sweep_report.tested(RESULTS / folder)
         for config in [row["config"]]
     }
-    assert runs == {(2048, 2, 48), (2048, 4, 97), (8192, 4, 24), (8192, 8, 48)}
+    assert runs == {
+        (2048, 2, 48),
+        (2048, 4, 97),
+        (8192, 4, 24),
+        (8192, 8, 48),
+        (8192, 16, 97),
+    }
 
 
 @pytest.mark.parametrize("folders", growing_batch.SWEEPS.values())
@@ -76,7 +82,7 @@ def test_growing_batch_is_drawn(tmp_path):
         ("sweep_digits", 6),
         ("sweep_digits_resnet8", 6),
         ("sweep_cifar100_16x16", 6),
-        ("sweep_cifar100_16x16_b8192", 6),
+        ("sweep_cifar100_16x16_b8192", 12),
         ("sweep_cifar100_16x16_vit", 6),
         ("sweep_cifar100_16x16_vit_b8192", 3),
     ],
@@ -100,6 +106,7 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
     [
         ("sweep_cifar100_16x16_b8192", 4, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_b8192", 8, "nlcg_muon", ["muon"]),
+        ("sweep_cifar100_16x16_b8192", 16, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_vit_b8192", 4, "nlcg_muon", ["muon"]),
         (
             "sweep_cifar100_16x16_b8192",
