@@ -137,6 +137,18 @@ def test_ahead_by_more_than_the_spread(folder, num_epochs, name, others):
         assert ours.mean() - theirs.mean() > ours.std(ddof=1) + theirs.std(ddof=1)
 
 
+def test_beta_at_its_bound():
+    """As docs/choosing.md says of the longest runs at the largest batch."""
+    folder = RESULTS / "sweep_cifar100_16x16_b8192/final"
+    curves = [report.load(path) for path in folder.glob("*-nlcg_muon-*.jsonl")]
+    assert len(curves) == 3
+    for curve in curves:
+        betas = np.array([row["beta"] for row in curve])
+        assert len(betas) == 97
+        assert betas.max() == pytest.approx(0.8)
+        assert np.mean(betas > 0.799) > 0.9
+
+
 def test_learning_rates_of_conjugate_directions():
     """As docs/migrating.md says."""
     ratios = {name: [] for name in BUILT_ON}
