@@ -40,11 +40,11 @@ from optax_nlcg.loss_search import (
     scale_by_step_line_search as scale_by_step_line_search,
 )
 from optax_nlcg.minimize import MinimizeResult as MinimizeResult
-from optax_nlcg.minimize import Status as Status
 from optax_nlcg.minimize import minimize as minimize
 from optax_nlcg.orthogonal import (
     scale_by_orthogonalization as scale_by_orthogonalization,
 )
+from optax_nlcg.solver_loop import Status as Status
 from optax_nlcg.value_and_grad import (
     value_and_grad_from_state as value_and_grad_from_state,
 )

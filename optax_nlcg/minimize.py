@@ -1,6 +1,5 @@
 """The full-batch solver: minimises a function to a tolerance, inside one program."""
 
-import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,34 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_nlcg import arguments, tree
+from optax_nlcg import arguments, solver_loop
 from optax_nlcg.alias import limited_memory_cg
 from optax_nlcg.implicit import differentiate_implicitly
+from optax_nlcg.solver_loop import History, Progress, Status
 from optax_nlcg.tree import Tree
-from optax_nlcg.wolfe_search import HagerZhangLineSearchState
-
-
-class Status(enum.IntEnum):
-    """How a minimisation ended.
-
-    Attributes:
-        RUNNING: it has not.
-        CONVERGED: the largest gradient entry is within the tolerance.
-        MAX_STEPS: the limit of steps was reached.
-        MAX_EVALUATIONS: the limit of evaluations was reached.
-        STALLED: steps brought no lower value and no smaller gradient any more: the
-            precision of the arithmetic is exhausted.
-        NOT_FINITE: the value or the gradient at the starting point is not finite, or
-            became so with a solver that does not prevent it.
-    """
-
-    RUNNING = 0
-    CONVERGED = 1
-    MAX_STEPS = 2
-    MAX_EVALUATIONS = 3
-    STALLED = 4
-    NOT_FINITE = 5
-
 
 _MESSAGES = {
     Status.RUNNING: "still running",
@@ -50,21 +26,6 @@ _MESSAGES = {
 }
 
 
-class History(NamedTuple):
-    """Progress by step; entries after the last step are NaN (evaluations: 0).
-
-    Attributes:
-        value: values; entry 0 is the start, entry k that after k steps. As long as
-            ``max_steps``, or without it ``max_evaluations``, can make it.
-        grad_norm: largest gradient entries, same shape.
-        num_evaluations: evaluations so far, int32, same shape.
-    """
-
-    value: jax.Array
-    grad_norm: jax.Array
-    num_evaluations: jax.Array
-
-
 class MinimizeResult(NamedTuple):
     """Result of :func:`minimize`.
 
@@ -77,7 +38,7 @@ class MinimizeResult(NamedTuple):
         converged: whether ``grad_norm <= tol``, and ``value`` is finite, bool scalar.
         status: a :class:`Status`, int32 scalar.
         aux: what the function returned besides its value, at ``params``; or ``None``.
-        history: a :class:`optax_nlcg.minimize.History` if it was asked for, else
+        history: a :class:`optax_nlcg.solver_loop.History` if it was asked for, else
             ``None``.
     """
 
@@ -95,51 +56,6 @@ class MinimizeResult(NamedTuple):
     def message(self) -> str:
         """The status in words; for one concrete result."""
         return _MESSAGES[Status(int(self.status))]
-
-
-class Progress(NamedTuple):
-    """What a callback is told after each step.
-
-    Attributes:
-        num_steps: steps taken so far, int32 scalar.
-        value: the function at the last of them, scalar.
-        grad_norm: largest absolute entry of the gradient there, scalar.
-        num_evaluations: values plus gradients computed so far, int32 scalar.
-    """
-
-    num_steps: jax.Array
-    value: jax.Array
-    grad_norm: jax.Array
-    num_evaluations: jax.Array
-
-
-class _Iterate(NamedTuple):
-    params: Tree
-    value: jax.Array
-    grad: Tree
-    grad_norm: jax.Array
-
-
-class _Loop(NamedTuple):
-    current: _Iterate
-    best_params: Tree
-    best_value: jax.Array
-    best_grad_norm: jax.Array
-    least_value: jax.Array
-    least_grad_norm: jax.Array
-    optimizer: Tree
-    restarted: jax.Array
-    idle: jax.Array
-    num_steps: jax.Array
-    num_evaluations: jax.Array
-    status: jax.Array
-    history: History | None
-
-
-# Steps without a lower value, a smaller gradient, or any change of the value beyond its
-# rounding, before the search is given up. (On ill-conditioned problems gradients can
-# take hundreds of steps to a new low.)
-_PATIENCE = 1000
 
 
 def minimize(
@@ -189,9 +105,9 @@ def minimize(
             it is completed.
         has_aux: whether ``fun`` returns a pair. Costs one more value, at the solution.
         callback: called on the host after each step with a
-            :class:`optax_nlcg.minimize.Progress`. Under :func:`jax.vmap` lanes that are
-            done report the step they would take next until all are.
-        record_history: whether to return a :class:`optax_nlcg.minimize.History`.
+            :class:`optax_nlcg.solver_loop.Progress`. Under :func:`jax.vmap` lanes that
+            are done report the step they would take next until all are.
+        record_history: whether to return a :class:`optax_nlcg.solver_loop.History`.
 
     Returns:
         A :class:`MinimizeResult`.
@@ -233,7 +149,7 @@ def minimize(
         return output if has_aux else (output, None)
 
     def solve(closed_fun, parts):
-        loop = _run(
+        loop = solver_loop.run(
             lambda x: closed_fun(x)[0],
             parts,
             optax.with_extra_args_support(solver),
@@ -261,163 +177,6 @@ def minimize(
         aux=aux,
         history=loop.history,
     )
-
-
-def _run(
-    value_fn: Callable[[Tree], jax.Array],
-    params: Tree,
-    solver: optax.GradientTransformationExtraArgs,
-    tol: float,
-    max_steps: int | None,
-    max_evaluations: int,
-    callback: Callable[[Progress], None] | None,
-    record_history: bool,
-) -> _Loop:
-    """Runs the solver to one of the ends that :class:`Status` lists."""
-    dtype = tree.scalar_dtype(params)
-
-    def iterate(at, value, grad):
-        value = jnp.asarray(value).astype(dtype)
-        return _Iterate(at, value, grad, tree.largest(grad, dtype))
-
-    def status_of(current, loop_status, num_steps, num_evaluations):
-        finite = jnp.isfinite(current.value) & jnp.isfinite(current.grad_norm)
-        status = jnp.where(
-            num_evaluations >= max_evaluations, Status.MAX_EVALUATIONS, loop_status
-        )
-        if max_steps is not None:
-            status = jnp.where(num_steps >= max_steps, Status.MAX_STEPS, status)
-        # The gradient is zero where the value is a constant infinity: no minimum.
-        status = jnp.where(current.grad_norm <= tol, Status.CONVERGED, status)
-        status = jnp.where(finite, status, Status.NOT_FINITE)
-        return status.astype(jnp.int32)
-
-    def record(history, step, current, num_evaluations):
-        if history is None:
-            return None
-        return History(
-            value=history.value.at[step].set(current.value),
-            grad_norm=history.grad_norm.at[step].set(current.grad_norm),
-            num_evaluations=history.num_evaluations.at[step].set(num_evaluations),
-        )
-
-    def body(loop):
-        now = loop.current
-        updates, optimizer = solver.update(
-            now.grad,
-            loop.optimizer,
-            now.params,
-            value=now.value,
-            grad=now.grad,
-            value_fn=value_fn,
-        )
-        at = optax.apply_updates(now.params, updates)
-        value, grad, cost = _evaluate_after(value_fn, at, optimizer)
-        current = iterate(at, value, grad)
-        num_steps = loop.num_steps + 1
-        num_evaluations = loop.num_evaluations + cost
-
-        # A solver that stands still forgets what it has learnt; once more, it is done.
-        # (Small updates can be lost in the addition, so it is the sum that tells.)
-        pairs = zip(jax.tree.leaves(at), jax.tree.leaves(now.params), strict=True)
-        moved = jnp.any(jnp.array([jnp.any(a != b) for a, b in pairs], bool))
-        progress = current.value < loop.least_value
-        progress |= current.grad_norm < loop.least_grad_norm
-        # A solver that lets the loss rise, as Adam does, is not stuck.
-        change = jnp.abs(current.value - now.value)
-        progress |= change > 100 * jnp.finfo(dtype).eps * jnp.abs(now.value)
-        idle = jnp.where(progress, 0, loop.idle + 1)
-        stuck = (~moved & loop.restarted) | (idle >= _PATIENCE)
-        status = status_of(
-            current,
-            jnp.where(stuck, Status.STALLED, Status.RUNNING),
-            num_steps,
-            num_evaluations,
-        )
-        # The best point has the least value, and of those that rounding does not tell
-        # apart the smallest gradient.
-        least_value = jnp.fmin(current.value, loop.least_value)
-        bar = least_value + 4 * jnp.finfo(dtype).eps * jnp.abs(least_value)
-        flatter = current.grad_norm < loop.best_grad_norm
-        keep = (current.value <= bar) & ((loop.best_value > bar) | flatter)
-        keep |= status == Status.CONVERGED
-        if callback is not None:
-            jax.debug.callback(
-                callback,
-                Progress(num_steps, current.value, current.grad_norm, num_evaluations),
-            )
-        return _Loop(
-            current=current,
-            best_params=tree.select(keep, at, loop.best_params),
-            best_value=jnp.where(keep, current.value, loop.best_value),
-            best_grad_norm=jnp.where(keep, current.grad_norm, loop.best_grad_norm),
-            least_value=least_value,
-            least_grad_norm=jnp.fmin(current.grad_norm, loop.least_grad_norm),
-            optimizer=tree.select(moved, optimizer, solver.init(at)),
-            restarted=~moved,
-            idle=idle,
-            num_steps=num_steps,
-            num_evaluations=num_evaluations,
-            status=status,
-            history=record(loop.history, num_steps, current, num_evaluations),
-        )
-
-    zero = jnp.zeros((), jnp.int32)
-    start = iterate(params, *jax.value_and_grad(value_fn)(params))
-    history = None
-    if record_history:
-        # Every step costs a value and a gradient or more.
-        length = (max_evaluations // 2 if max_steps is None else max_steps) + 2
-        nan = jnp.full((length,), jnp.nan, dtype)
-        history = History(nan, nan, jnp.zeros((length,), jnp.int32))
-    return jax.lax.while_loop(
-        lambda loop: loop.status == Status.RUNNING,
-        body,
-        _Loop(
-            current=start,
-            best_params=params,
-            best_value=start.value,
-            best_grad_norm=start.grad_norm,
-            least_value=start.value,
-            least_grad_norm=start.grad_norm,
-            optimizer=solver.init(params),
-            restarted=jnp.ones((), bool),
-            idle=zero,
-            num_steps=zero,
-            num_evaluations=zero + 2,
-            status=status_of(start, Status.RUNNING, zero, zero + 2),
-            history=record(history, 0, start, zero + 2),
-        ),
-    )
-
-
-def _evaluate_after(
-    value_fn: Callable[[Tree], jax.Array], params: Tree, optimizer: Tree
-) -> tuple[jax.Array, Tree, jax.Array]:
-    """Value and gradient after a step, and all evaluations that the step has cost.
-
-    A search that ended there knows both. The states are told apart by their type: field
-    names can occur in the parameters as well.
-    """
-    known = (
-        HagerZhangLineSearchState,
-        optax.ScaleByZoomLinesearchState,
-        optax.ScaleByBacktrackingLinesearchState,
-    )
-    states = [
-        leaf
-        for leaf in jax.tree.leaves(optimizer, is_leaf=lambda x: isinstance(x, known))
-        if isinstance(leaf, known)
-    ]
-    search = states[-1] if states else None
-    if isinstance(search, HagerZhangLineSearchState):
-        return search.value, search.grad, search.num_evaluations
-    if isinstance(search, optax.ScaleByZoomLinesearchState):
-        trials = jnp.asarray(search.info.num_linesearch_steps, jnp.int32)
-        return jnp.asarray(search.value), search.grad, 2 * trials
-    value, grad = jax.value_and_grad(value_fn)(params)
-    trials = 0 if search is None else search.info.num_linesearch_steps
-    return value, grad, jnp.asarray(trials, jnp.int32) + 2
 
 
 def _check_function(fun, params, args, has_aux) -> None:
