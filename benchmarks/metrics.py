@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import optax
 
+from optax_nlcg import tree
+
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "optax-nlcg")
 
 
@@ -23,12 +25,7 @@ def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
     """Finds what NLCG's stages report of themselves, if they are in the chain."""
 
     def values(name: str) -> list[jax.Array]:
-        found = optax.tree.get_all_with_path(
-            opt_state,
-            name,
-            # Fields of states only: batch norm has a parameter called `scale`.
-            lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey),
-        )
+        found = optax.tree.get_all_with_path(opt_state, name, tree.is_field)
         return [value for _, value in found]
 
     names = "beta", "scale", "num_skipped"

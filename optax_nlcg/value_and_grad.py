@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_nlcg import arguments
+from optax_nlcg import arguments, tree
 from optax_nlcg.tree import Tree
 
 
@@ -54,7 +54,8 @@ def value_and_grad_from_state(
         params: Tree, *args: Any, state: Tree, **kwargs: Any
     ) -> tuple[jax.typing.ArrayLike, Tree]:
         value, grad = (
-            optax.tree.get(state, name, None, _is_field) for name in ("value", "grad")
+            optax.tree.get(state, name, None, tree.is_field)
+            for name in ("value", "grad")
         )
         if value is None or grad is None:
             raise ValueError(
@@ -73,8 +74,3 @@ def value_and_grad_from_state(
         )
 
     return value_and_grad
-
-
-def _is_field(path: tuple[Any, ...], _: Any) -> bool:
-    """Whether it is of a state, not a part of a tree of parameters."""
-    return isinstance(path[-1], optax.tree_utils.NamedTupleKey)
