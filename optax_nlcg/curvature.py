@@ -156,8 +156,8 @@ def value_grad_and_hessian_diagonal(
     arguments.check_function("fun", fun)
     arguments.check_choice("method", method, METHODS)
     arguments.check_number("num_probes", num_probes, low=1, integer=True)
-    if isinstance(axis_name, list):
-        axis_name = tuple(axis_name)  # JAX wants several axes in what can be hashed
+    if axis_name is not None:
+        axis_name = shards.axis_names(axis_name)
     estimate = {
         "hutchinson": _hutchinson,
         "gauss_newton_bartlett": _gauss_newton_bartlett,

@@ -73,7 +73,7 @@ def synchronize(
         (5.0, -4.0)
     """
     arguments.check_function("value_fn", value_fn)
-    names = tuple(axis_name) if isinstance(axis_name, list | tuple) else (axis_name,)
+    names = shards.axis_names(axis_name)
 
     def mean(value: jax.Array, split_over: shards.Axes = ()) -> jax.Array:
         # The gradient with respect to a part is the sum over devices already: that is

@@ -20,6 +20,11 @@ _splits_by_path: contextvars.ContextVar[Mapping[Any, Split] | None] = (
 )
 
 
+def axis_names(axis_name: AxisName) -> Axes:
+    """The names that an argument gives which is one axis or a sequence of them."""
+    return tuple(axis_name) if isinstance(axis_name, list | tuple) else (axis_name,)
+
+
 def leaf_axes(tree: Tree, specs: Tree) -> list[Axes]:
     """The axes that leaves are split over, as tuples of names.
 
