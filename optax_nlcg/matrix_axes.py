@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_nlcg import shards
+from optax_nlcg.sharing import MatrixSplit
 
 
 class Axes(NamedTuple):
@@ -111,7 +112,7 @@ def fold(stack: jax.Array, like: Matrices) -> jax.Array:
     return stack.reshape([x.shape[i] for i in order]).transpose(np.argsort(order))
 
 
-def stack_split(one: Matrices) -> tuple[shards.Axes, shards.Axes, shards.Axes]:
+def stack_split(one: Matrices) -> MatrixSplit:
     """The axes of a mesh that batch, rows and columns of :func:`unfold`'s are over."""
     batch, rows, columns = _names(one)
     return (batch, columns, rows) if _is_tall(one) else (batch, rows, columns)

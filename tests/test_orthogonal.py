@@ -230,6 +230,15 @@ PARTS = {
     "whole": ((5, 7), P(), True),
     "bias": ((8,), P("e"), False),
 }
+PART_SPECS = {name: spec for name, (_, spec, _) in PARTS.items()}
+PART_CHOICES = {name: choice for name, (_, _, choice) in PARTS.items()}
+
+
+def draw_parts(dtype=np.float32):
+    return {
+        name: draw(shape, seed, dtype)
+        for seed, (name, (shape, _, _)) in enumerate(PARTS.items())
+    }
 
 
 @pytest.mark.parametrize(
@@ -238,17 +247,11 @@ PARTS = {
 def test_matrices_that_are_split_by_hand(check_vma, dtype):
     """The same numbers, and the same inner product; those of one size go together."""
     mesh = jax.make_mesh((2, 4), ("d", "e"), axis_types=(AxisType.Auto,) * 2)
-    params = {
-        name: draw(shape, seed, dtype)
-        for seed, (name, (shape, _, _)) in enumerate(PARTS.items())
-    }
-    specs = {name: spec for name, (_, spec, _) in PARTS.items()}
+    params = draw_parts(dtype)
     stage = optax_nlcg.scale_by_conjugate_direction(
-        optax_nlcg.scale_by_orthogonalization(
-            {name: choice for name, (_, _, choice) in PARTS.items()}
-        )
+        optax_nlcg.scale_by_orthogonalization(PART_CHOICES)
     )
-    tx = optax_nlcg.parallel.over_shards(stage, specs)
+    tx = optax_nlcg.parallel.over_shards(stage, PART_SPECS)
 
     def update(tx, params):
         updates, state = tx.update(params, tx.init(params), params)
@@ -258,8 +261,8 @@ def test_matrices_that_are_split_by_hand(check_vma, dtype):
         jax.shard_map(
             lambda params: update(tx, params),
             mesh=mesh,
-            in_specs=(specs,),
-            out_specs=(specs, P()),
+            in_specs=(PART_SPECS,),
+            out_specs=(PART_SPECS, P()),
             check_vma=check_vma,
         )
     )
@@ -280,12 +283,13 @@ def test_matrices_that_are_split_by_hand(check_vma, dtype):
 @pytest.mark.parametrize("other", [AxisType.Explicit, AxisType.Auto])
 def test_matrices_that_are_split_over_an_explicit_mesh(other):
     mesh = jax.make_mesh((2, 4), ("d", "e"), axis_types=(AxisType.Explicit, other))
-    params, choices = {}, {}
-    for seed, (name, (shape, spec, choice)) in enumerate(PARTS.items()):
-        params[name] = jax.device_put(draw(shape, seed), NamedSharding(mesh, spec))
-        choices[name] = choice
-    want = apply(jax.tree.map(np.asarray, params), choices)
-    compiled = jax.jit(lambda x: apply(x, choices)).lower(params).compile()
+    whole = draw_parts()
+    params = {
+        name: jax.device_put(x, NamedSharding(mesh, PART_SPECS[name]))
+        for name, x in whole.items()
+    }
+    want = apply(whole, PART_CHOICES)
+    compiled = jax.jit(lambda x: apply(x, PART_CHOICES)).lower(params).compile()
     got = compiled(params)
     for name, x in params.items():
         np.testing.assert_allclose(got[name], want[name], atol=1e-5, err_msg=name)
@@ -333,13 +337,8 @@ def test_narrow_parameters_that_are_no_matrices(dtype):
 
 def test_rank_promotion_may_be_an_error():
     with jax.numpy_rank_promotion("raise"):
-        apply(
-            {"layers": draw((3, 4, 5)), "bias": draw((3,))},
-            {
-                "layers": (1, 2),
-                "bias": False,
-            },
-        )
+        params = {"layers": draw((3, 4, 5)), "bias": draw((3,))}
+        apply(params, {"layers": (1, 2), "bias": False})
 
 
 LAYERS = {
