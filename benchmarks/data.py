@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import tiny_imagenet
+
 
 class Split(NamedTuple):
     """Images and their classes.
@@ -31,8 +33,8 @@ class Split(NamedTuple):
 class DatasetInfo(NamedTuple):
     """What a data set must look like; `folder` is empty if it needs no download.
 
-    Images are the means over squares of `shrink` by `shrink` pixels of those in the
-    files; `image_shape` is what they are then.
+    Each split is in its files, or in a folder of them. CIFAR's images become the means
+    over squares of `shrink` by `shrink` pixels; `image_shape` is what they are then.
     """
 
     num_classes: int
@@ -75,6 +77,16 @@ DATASETS = {
 DATASETS["cifar100_16x16"] = DATASETS["cifar100"]._replace(
     image_shape=(16, 16, 3), shrink=2
 )
+DATASETS["tiny_imagenet_16x16"] = DatasetInfo(
+    200,
+    (16, 16, 3),
+    num_train=100_000,
+    num_test=10_000,
+    url=tiny_imagenet.URL,
+    folder="tiny-imagenet-200",
+    train_files=("train",),
+    test_files=("val",),
+)
 
 
 # ------------------------------------------------------------------------------
@@ -94,7 +106,7 @@ def check_files(name: str, data_dir: str | pathlib.Path) -> None:
     wanted = info(name)
     folder = pathlib.Path(data_dir) / wanted.folder
     files = (*wanted.train_files, *wanted.test_files)
-    missing = [file for file in files if not (folder / file).is_file()]
+    missing = [file for file in files if not (folder / file).exists()]
     if missing:
         raise FileNotFoundError(
             f"{name} is not complete under {folder}: missing {', '.join(missing)}. "
@@ -124,7 +136,7 @@ def load(name: str, split: str, data_dir: str | pathlib.Path = "data") -> Split:
     check_files(name, data_dir)
     folder = pathlib.Path(data_dir) / wanted.folder
     files = wanted.train_files if split == "train" else wanted.test_files
-    parts = [_read_cifar(folder / file, wanted) for file in files]
+    parts = [_read(folder / file, wanted) for file in files]
     loaded = Split(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     expected = wanted.num_train if split == "train" else wanted.num_test
     if len(loaded.labels) != expected:
@@ -145,6 +157,12 @@ def _load_digits(split: str) -> Split:
     train = DATASETS["digits"].num_train
     part = order[:train] if split == "train" else order[train:]
     return Split(images[part], np.asarray(labels)[part].astype(np.int32))
+
+
+def _read(path: pathlib.Path, wanted: DatasetInfo) -> Split:
+    if wanted.url == tiny_imagenet.URL:
+        return Split(*tiny_imagenet.read(path, wanted.image_shape[0]))
+    return _read_cifar(path, wanted)
 
 
 class _ArrayUnpickler(pickle.Unpickler):

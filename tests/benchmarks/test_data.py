@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import data
+from benchmarks import data, tiny_imagenet
+from tests.benchmarks.image_files import write_image
 
 
 def write_cifar100(folder, split, num_images, **changes):
@@ -104,6 +106,89 @@ def test_wrong_number_of_images_is_refused(cifar100):
     write_cifar100(folder, "train", 19)
     with pytest.raises(ValueError, match=r"has 19 images .* expected 20"):
         data.load("cifar100", "train", folder.parent)
+
+
+@pytest.fixture
+def tiny_imagenet_folder(tmp_path, monkeypatch):
+    """A complete Tiny-ImageNet of two classes, whose list is not in order."""
+    folder = tmp_path / "tiny-imagenet-200"
+    for seed, name in enumerate(["n02", "n01"]):
+        for i in range(3):
+            path = folder / "train" / name / "images" / f"{name}_{i}.JPEG"
+            write_image(path, 10 * seed + i, 64, 64, quality=95)
+    (folder / "wnids.txt").write_text("n02\nn01\n")
+    for i, mode in enumerate(["RGB", "L"]):
+        image = folder / "val" / "images" / f"val_{i}.JPEG"
+        write_image(image, 20 + i, 64, 64, mode, quality=95)
+    (folder / "val" / "val_annotations.txt").write_text(
+        "val_1.JPEG\tn02\t0\t0\t63\t63\nval_0.JPEG\tn01\t0\t0\t63\t63\n"
+    )
+    few = data.DATASETS["tiny_imagenet_16x16"]._replace(num_train=6, num_test=2)
+    monkeypatch.setitem(data.DATASETS, "tiny_imagenet_16x16", few)
+    return folder
+
+
+def test_tiny_imagenet_is_read_as_it_is_published(tiny_imagenet_folder):
+    data_dir = tiny_imagenet_folder.parent
+    train = data.load("tiny_imagenet_16x16", "train", data_dir)
+    test = data.load("tiny_imagenet_16x16", "test", data_dir)
+    assert sorted(train.labels.tolist()) == [0, 0, 0, 1, 1, 1]
+    # In the order of the list, labels by the names of the classes.
+    assert test.labels.tolist() == [1, 0]
+    for split, label, path in [
+        (train, 0, "train/n01/images/n01_0.JPEG"),
+        (train, 1, "train/n02/images/n02_0.JPEG"),
+        (test, 1, "val/images/val_1.JPEG"),
+    ]:
+        with Image.open(tiny_imagenet_folder / path) as image:
+            pixels = np.asarray(image.convert("RGB"), np.float32)
+        shrunk = pixels.reshape(16, 4, 16, 4, 3).mean((1, 3))
+        read = split.images[np.flatnonzero(split.labels == label)[0]]
+        assert read.dtype == np.uint8
+        assert np.abs(read - shrunk).mean() < 1
+    # What the runs of a sweep share cannot be changed by one of them.
+    images, _ = tiny_imagenet.read(tiny_imagenet_folder / "train", 16)
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (
+            lambda folder: (folder / "val").rename(folder / "validation"),
+            FileNotFoundError,
+            r"missing val\. Download http://",
+        ),
+        (
+            lambda folder: (folder / "wnids.txt").write_text("n01\nn02\nn03\n"),
+            FileNotFoundError,
+            "n03",
+        ),
+        (
+            lambda folder: next(folder.glob("train/n01/images/*")).unlink(),
+            ValueError,
+            "has 5 images .* expected 6",
+        ),
+        (
+            lambda folder: next(folder.glob("train/*/images/*")).write_bytes(b"JPEG"),
+            ValueError,
+            r"cannot read the image .*\.JPEG",
+        ),
+    ],
+)
+def test_damaged_tiny_imagenet_is_refused(tiny_imagenet_folder, damage, error, message):
+    damage(tiny_imagenet_folder)
+    with pytest.raises(error, match=message):
+        data.load("tiny_imagenet_16x16", "train", tiny_imagenet_folder.parent)
+
+
+def test_unknown_class_of_tiny_imagenet_is_refused(tiny_imagenet_folder):
+    (tiny_imagenet_folder / "wnids.txt").write_text("n01\n")
+    with pytest.raises(
+        ValueError, match=r"val_1\.JPEG is of class 'n02', which is not"
+    ):
+        tiny_imagenet.read(tiny_imagenet_folder / "val", 16)
 
 
 def test_unknown_names_list_the_known_ones():
