@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_nlcg import arguments, bracket, tree
+from optax_nlcg import arguments, bracket, first_trial, tree
 from optax_nlcg.bracket import Point
 from optax_nlcg.tree import Tree
 
@@ -261,7 +261,9 @@ def scale_by_hager_zhang_line_search(
 
         # Where to start: the unit step if it has been right of late, else the minimiser
         # of a parabola through a probe of the value.
-        predicted = _predict(state, origin, params, updates)
+        predicted = first_trial.predict(
+            state.step, state.slope, state.count == 0, origin, params, updates
+        )
         unit_step = state.unit_step_error < unit_step_tolerance
         visible = jnp.abs(predicted * slope) > 1e4 * rounding * jnp.abs(value)
         probes = starts & ~unit_step & visible
@@ -270,7 +272,9 @@ def scale_by_hager_zhang_line_search(
             lambda: jnp.asarray(value_fn(at(predicted))).astype(dtype),
             lambda: value,  # not used, and no NaN: `jax_debug_nans` would stop here
         )
-        first = jnp.where(probes, _parabola(origin, predicted, probed), predicted)
+        first = jnp.where(
+            probes, first_trial.of_parabola(origin, predicted, probed), predicted
+        )
         first = jnp.where(unit_step, 1, first)
 
         def accepted(point, tolerance):
@@ -370,7 +374,9 @@ def scale_by_hager_zhang_line_search(
             value_weight=weight,
             approximate=state.approximate
             | (jnp.abs(kept.value - value) <= 1e-3 * scale),
-            unit_step_error=_unit_step_error(state, origin, kept),
+            unit_step_error=first_trial.unit_step_error(
+                state.unit_step_error, state.count == 0, origin, kept
+            ),
             num_evaluations=search.num_evaluations,
             outcome=search.outcome,
         )
@@ -387,52 +393,3 @@ def scale_by_hager_zhang_line_search(
         return outputs, tree.select(moved, new_state, stayed)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _predict(
-    state: HagerZhangLineSearchState, origin: Point, params: Tree, updates: Tree
-) -> jax.Array:
-    """Predicts the step: as much first-order decrease as in the last search."""
-    dtype = origin.step.dtype
-    ratio = jnp.clip(_quotient(state.slope, origin.slope, 1.0), 0.2, 20.0)
-    later = state.step * ratio
-
-    # A first step has no scale but that of the parameters, or, if they are zero, the
-    # decrease that would bring the loss to minus itself.
-    size, length = tree.largest(params, dtype), tree.largest(updates, dtype)
-    fall = _quotient(-2 * jnp.abs(origin.value), origin.slope, 0.0)
-    first = jnp.where(size > 0, _quotient(0.01 * size, length, 1.0), fall)
-    first = jnp.where(first > 0, first, _quotient(1.0, length, 1.0))
-    return jnp.where(state.count == 0, first, later)
-
-
-def _parabola(origin: Point, step: jax.Array, value: jax.Array) -> jax.Array:
-    """Minimiser of the parabola through the origin, its slope and one more value."""
-    bend = value - origin.value - step * origin.slope
-    minimiser = -origin.slope * step**2 / (2 * jnp.where(bend > 0, bend, 1))
-    minimiser = jnp.maximum(minimiser, 1e-10 * step)
-    usable = (bend > 0) & jnp.isfinite(minimiser)
-    start = jnp.where(usable, minimiser, 2 * step)
-    return jnp.where(jnp.isfinite(value), start, 0.1 * step)
-
-
-def _unit_step_error(
-    state: HagerZhangLineSearchState, origin: Point, end: Point
-) -> jax.Array:
-    """How far from 1 the lines' minimisers are, as the secant of the slopes has it."""
-    gain = end.slope - origin.slope
-    minimiser = jnp.where(
-        gain > 0, _quotient(-end.step * origin.slope, gain, 1.0), 10 * end.step
-    )
-    error = jnp.abs(jnp.log(jnp.minimum(minimiser, 10 * end.step)))
-    mean = 0.7 * state.unit_step_error + 0.3 * error
-    # The first step of all tells nothing about the scale of the later ones.
-    begun = jnp.where(state.count == 0, jnp.inf, error)
-    return jnp.where(jnp.isfinite(state.unit_step_error), mean, begun)
-
-
-def _quotient(
-    numerator: jax.typing.ArrayLike, denominator: jax.Array, otherwise: float
-) -> jax.Array:
-    safe = jnp.where(denominator == 0, 1, denominator)
-    return jnp.where(denominator == 0, otherwise, numerator / safe)
