@@ -10,6 +10,7 @@ from optax_nlcg import arguments, tree
 from optax_nlcg.beta import BetaRule
 from optax_nlcg.bfgs import DiagonalBfgsState, scale_by_diagonal_bfgs
 from optax_nlcg.direction import scale_by_conjugate_direction
+from optax_nlcg.limited_memory import scale_by_limited_memory
 from optax_nlcg.loss_search import LossLineSearchState, scale_by_step_line_search
 from optax_nlcg.tree import Tree
 from optax_nlcg.wolfe_search import scale_by_hager_zhang_line_search
@@ -244,8 +245,7 @@ def limited_memory_cg(
     It is what :func:`nonlinear_cg` becomes with the limited-memory BFGS matrix as its
     preconditioner: that matrix maps :math:`y_k` to :math:`s_k`, so the Hager-Zhang
     coefficient is zero, and the direction is that of L-BFGS. With exact steps on a
-    quadratic it is that of linear conjugate gradients. Directions are Optax's
-    ``scale_by_lbfgs``; steps are those of
+    quadratic it is that of linear conjugate gradients. Steps are those of
     :func:`optax_nlcg.scale_by_hager_zhang_line_search`, which starts at the unit step
     where that has been right, and at the minimiser of a parabola elsewhere. It needs
     fewer evaluations than :func:`nonlinear_cg`, for more memory.
@@ -277,28 +277,7 @@ def limited_memory_cg(
     """
     arguments.check_number("memory_size", memory_size, low=1, integer=True)
     return optax.chain(
-        _limited_memory_direction(memory_size),
+        scale_by_limited_memory(memory_size),
         optax.scale(-1.0),
         scale_by_hager_zhang_line_search(unit_step_tolerance=0.5),
     )
-
-
-def _limited_memory_direction(memory_size: int) -> optax.GradientTransformation:
-    """Optax's, with a state that can be donated and that no NaN enters."""
-    lbfgs = optax.scale_by_lbfgs(memory_size=memory_size)
-
-    def init_fn(params: Tree) -> Tree:
-        state: Any = lbfgs.init(params)
-        # At the start Optax has one array in two places.
-        return state._replace(
-            diff_updates_memory=jax.tree.map(jnp.copy, state.diff_updates_memory)
-        )
-
-    def update_fn(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
-        direction, new_state = lbfgs.update(updates, state, params)
-        # The search, which sees the gradient too, skips the step and counts it.
-        products = tree.inner_products([(updates, direction), (updates, updates)])
-        finite = jnp.all(jnp.isfinite(products))
-        return direction, tree.select(finite, new_state, state)
-
-    return optax.GradientTransformation(init_fn, update_fn)

@@ -120,12 +120,12 @@ def over_shards(
     devices so compute the same coefficients, and skip the same steps.
 
     It acts on the stages of this library. Transformations of Optax that reduce over
-    the whole tree still see only a part: ``clip_by_global_norm``, ``scale_by_lbfgs``
-    and with it :func:`optax_nlcg.limited_memory_cg`; so does
-    :func:`optax_nlcg.minimize`. :func:`optax_nlcg.scale_by_hessian_diagonal` must be
-    given its diagonals (``hessian_diagonal=``; kernels that it averages over space must
-    be whole in space), and :func:`optax_nlcg.reference.scale_by_lars` is refused. All
-    of these work under ``jit`` with sharded arrays, which needs no wrapper.
+    the whole tree still see only a part: ``clip_by_global_norm``, ``scale_by_lbfgs``;
+    so does :func:`optax_nlcg.minimize`.
+    :func:`optax_nlcg.scale_by_hessian_diagonal` must be given its diagonals
+    (``hessian_diagonal=``; kernels that it averages over space must be whole in space),
+    and :func:`optax_nlcg.reference.scale_by_lars` is refused. All of these work under
+    ``jit`` with sharded arrays, which needs no wrapper.
 
     Args:
         optimizer: the optimizer, or a stage of it.

@@ -58,10 +58,8 @@ OPTIMIZERS = {
 }
 # One for each kind of stage, for modes that differ little from another.
 KINDS = "default", "diagonal_estimated", "curvature_search", "nonlinear_cg"
-# The others do not work on parts of the parameters, see `over_shards`.
-ON_PARTS = [
-    n for n in OPTIMIZERS if n not in ("diagonal_estimated", "limited_memory_cg")
-]
+# The other does not work on parts of the parameters, see `over_shards`.
+ON_PARTS = [n for n in OPTIMIZERS if n != "diagonal_estimated"]
 
 # Compilation is what takes time here.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
