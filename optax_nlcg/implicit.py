@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from optax_nlcg.tree import Tree, cast_like
+from optax_nlcg import tree
+from optax_nlcg.tree import Tree
 
 # Limit of linear conjugate gradient steps for one derivative.
 _MAX_LINEAR_STEPS = 1000
@@ -77,8 +77,7 @@ def differentiate_implicitly(
 
 def _solve_linear(matvec: Callable[[Tree], Tree], rhs: Tree) -> Tree:
     leaves = jax.tree.leaves(rhs)
-    # The solver has one dtype for all; products are as exact as the narrowest leaf.
-    dtype = jnp.result_type(*leaves)
+    # Products are as exact as the narrowest leaf.
     tol = 100 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
     # A linear solve can be transposed only if all leaves of its right-hand side depend
     # on the tangents. A leaf that no argument acts on does not: tie it to the others.
@@ -86,18 +85,53 @@ def _solve_linear(matvec: Callable[[Tree], Tree], rhs: Tree) -> Tree:
     rhs = jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), rhs)
 
     def solve(matvec, rhs):
-        solution, _ = jax.scipy.sparse.linalg.cg(
-            lambda v: optax.tree.cast(matvec(cast_like(v, rhs)), dtype),
-            optax.tree.cast(rhs, dtype),
-            tol=tol,
-            maxiter=_MAX_LINEAR_STEPS,
+        def wide(x):
+            return jax.tree.map(
+                lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), x
+            )
+
+        solution = _conjugate_gradients(
+            lambda v: wide(matvec(tree.cast_like(v, rhs))), wide(rhs), tol
         )
-        return cast_like(solution, rhs)
+        return tree.cast_like(solution, rhs)
 
     return jax.lax.custom_linear_solve(matvec, rhs, solve, symmetric=True)
 
 
-def _no_tangent(tree: Tree) -> Tree:
+def _conjugate_gradients(matvec: Callable[[Tree], Tree], rhs: Tree, tol: float) -> Tree:
+    """Linear conjugate gradients from zero, to a residual of ``tol`` times ``rhs``.
+
+    JAX's own take inner products that an explicit mesh refuses of split leaves.
+    """
+
+    def square(x):
+        return tree.inner_products([(x, x)])[0]
+
+    def add(x, factor, y):
+        return jax.tree.map(lambda a, b: a + (factor * b).astype(a.dtype), x, y)
+
+    size = square(rhs)
+
+    def unfinished(carry):
+        _, _, _, residual, step = carry
+        return (residual > tol**2 * size) & (step < _MAX_LINEAR_STEPS)
+
+    def advance(carry):
+        x, r, p, residual, step = carry
+        product = matvec(p)
+        # Not positive where there is no strict minimum, and then nothing to be had.
+        alpha = residual / tree.inner_products([(p, product)])[0]
+        x, r = add(x, alpha, p), add(r, -alpha, product)
+        new_residual = square(r)
+        p = add(r, new_residual / residual, p)
+        return x, r, p, new_residual, step + 1
+
+    start = tree.full_like(rhs, 0), rhs, rhs, size, 0
+    solution, *_ = jax.lax.while_loop(unfinished, advance, start)
+    return solution
+
+
+def _no_tangent(info: Tree) -> Tree:
     """Zero tangents, of the type that integers and truth values have."""
 
     def zero(x):
@@ -105,4 +139,4 @@ def _no_tangent(tree: Tree) -> Tree:
             return jnp.zeros_like(x)
         return np.zeros(x.shape, jax.dtypes.float0)
 
-    return jax.tree.map(zero, tree)
+    return jax.tree.map(zero, info)
