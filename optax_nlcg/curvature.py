@@ -204,7 +204,7 @@ def _hutchinson(fun, params, key, num_probes, has_aux):
         value_and_grad, params, has_aux=True
     )
 
-    def draw(probe_key):
+    def draw(params, probe_key):
         probe = _rademacher_like(params, probe_key)
         _, hvp = pushforward(probe)
         return jax.tree.map(_product, probe, hvp)
@@ -236,7 +236,8 @@ def _gauss_newton_bartlett(fun, params, key, num_probes, has_aux):
     probabilities = jax.nn.softmax(wide)
     num_samples = math.prod(logits.shape[:-1])
 
-    def draw(label_key):
+    def draw(params, label_key):
+        del params
         labels = jax.random.categorical(label_key, wide)
         residual = probabilities - jax.nn.one_hot(
             labels, logits.shape[-1], dtype=wide.dtype
@@ -258,16 +259,20 @@ def _exact(fun, params, key, num_probes, has_aux):
     zeros = [jnp.zeros_like(leaf) for leaf in leaves]
 
     def leaf_diagonal(which, unit):
+        leaf = leaves[which]
+        indices = jnp.arange(leaf.size)
+
         def entry(i):
+            # By comparison: no index is taken of an axis that is split over devices.
+            chosen = indices.reshape(leaf.shape) == i
             tangents = list(zeros)
-            basis = zeros[which].ravel().at[i].set(unit)
-            tangents[which] = basis.reshape(zeros[which].shape)
+            tangents[which] = jnp.where(chosen, unit, zeros[which])
             _, hvp = pushforward(jax.tree.unflatten(treedef, tangents))
             product = _product(tangents[which], jax.tree.leaves(hvp)[which])
-            return product.ravel()[i]
+            return jnp.sum(jnp.where(chosen, product, 0))
 
-        indices = jnp.arange(leaves[which].size)
-        return jax.lax.map(entry, indices).reshape(leaves[which].shape)
+        # Split like the leaf.
+        return jax.lax.map(entry, indices).reshape(leaf.shape) + zeros[which]
 
     diagonals = []
     for which, leaf in enumerate(leaves):
@@ -294,16 +299,19 @@ def _value_and_grad(fun, has_aux):
 def _mean_over_draws(draw, params, key, num_draws):
     """Averages ``draw`` over keys one by one, so that memory does not grow."""
     if _is_one(num_draws):
-        return draw(jax.random.fold_in(key, 0))
+        return draw(params, jax.random.fold_in(key, 0))
 
-    def add_draw(i, total):
-        return jax.tree.map(jnp.add, total, draw(jax.random.fold_in(key, i)))
+    def add_draw(i, carry):
+        total, params = carry
+        drawn = draw(params, jax.random.fold_in(key, i))
+        return jax.tree.map(jnp.add, total, drawn), params
 
     def wide_zeros(x):
         return jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32))
 
     zeros = jax.tree.map(wide_zeros, params)
-    total = jax.lax.fori_loop(0, num_draws, add_draw, zeros)
+    # Handed on, since what a loop closes over forgets how it is split over a mesh.
+    total, _ = jax.lax.fori_loop(0, num_draws, add_draw, (zeros, params))
     return jax.tree.map(lambda x: x / num_draws, total)
 
 

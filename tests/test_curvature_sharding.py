@@ -236,3 +236,38 @@ def test_parameters_may_be_marked_as_varying_already():
 
     got = over_devices(step, "check_vma")(params, x, y, jax.random.key(0))
     assert_close(got, make_evaluate("exact")(params, x, y)[2])
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["jit", "eager"])
+@pytest.mark.parametrize("num_probes", [1, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_on_an_explicit_mesh(method, num_probes, compiled):
+    """The same as without a mesh, split like the parameters."""
+    labels = jax.nn.one_hot(jnp.arange(NUM_DEVICES) % 3, 3)
+
+    def fun(params):
+        logits = params["w"] * params["scale"]
+        loss = -jnp.sum(labels * jax.nn.log_softmax(logits)) / NUM_DEVICES
+        return (loss, logits) if method == "gauss_newton_bartlett" else loss
+
+    def evaluate(params):
+        estimate = value_grad_and_hessian_diagonal(
+            fun, method=method, num_probes=num_probes
+        )
+        return estimate(params, key=jax.random.key(1))
+
+    params = {"w": jax.random.normal(jax.random.key(0), (8, 3)), "scale": jnp.ones(())}
+    expected = evaluate(params)
+    explicit = jax.make_mesh((NUM_DEVICES,), ("d",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(explicit):
+        specs = {"w": P("d", None), "scale": P()}
+        params = {
+            name: jax.device_put(leaf, NamedSharding(explicit, specs[name]))
+            for name, leaf in params.items()
+        }
+        result = (jax.jit(evaluate) if compiled else evaluate)(params)
+        assert jax.typeof(result[2]["w"]).sharding.spec == specs["w"]
+    for got, want in zip(
+        jax.tree.leaves(result), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
