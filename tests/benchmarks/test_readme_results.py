@@ -137,6 +137,36 @@ def test_ahead_by_more_than_the_spread(folder, num_epochs, name, others):
         assert ours.mean() - theirs.mean() > ours.std(ddof=1) + theirs.std(ddof=1)
 
 
+@pytest.mark.parametrize(
+    ("folder", "num_epochs", "ahead"),
+    [("sweep_cifar100_16x16", 2, True), ("sweep_cifar100_16x16_b8192", 4, False)],
+)
+def test_the_rule_for_beta_and_a_constant(folder, num_epochs, ahead):
+    """As README and docs/choosing.md say: the rule is ahead, or they are as good."""
+    groups = report.group_rows(
+        sweep_report.tested(RESULTS / folder), "num_epochs", "optimizer"
+    )
+    rule, constant = (
+        np.array([row["test_accuracy"] for row in groups[num_epochs, name]])
+        for name in ("nlcg_muon", "nlcg_muon_constant")
+    )
+    difference = rule.mean() - constant.mean()
+    spread = rule.std(ddof=1) + constant.std(ddof=1)
+    assert difference > spread if ahead else abs(difference) < spread / 2
+    # With fewer trials the rule is ahead in both.
+    trials = report.group_rows(
+        report.load(RESULTS / folder / "trials" / "results.jsonl"),
+        "num_epochs",
+        "optimizer",
+    )
+    for number in (1, 2, 4, 8):
+        of_rule, of_constant = (
+            sweep_report.expected_best(trials[num_epochs, name], number)
+            for name in ("nlcg_muon", "nlcg_muon_constant")
+        )
+        assert of_rule > of_constant
+
+
 def test_beta_at_its_bound():
     """As docs/choosing.md says of the longest runs at the largest batch."""
     folder = RESULTS / "sweep_cifar100_16x16_b8192/final"
