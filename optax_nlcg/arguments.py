@@ -1,6 +1,6 @@
 """Checks of arguments, with errors that say what came and what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -123,6 +123,12 @@ def require(stage: str, name: str, value: Any, *, what: str, how: str) -> None:
         raise ValueError(f"{stage} needs `{name}`, {what}: call `{how}`.")
 
 
+def loss_is_finite(extra_args: Mapping[str, Any]) -> bool | jax.Array:
+    """Whether the loss of this step is finite, if ``update`` was given one."""
+    value = extra_args.get("value")
+    return True if value is None else jnp.all(jnp.isfinite(value))
+
+
 def check_loss(stage: str, value: Any) -> None:
     """Checks that the loss of a step is one number.
 
@@ -133,6 +139,23 @@ def check_loss(stage: str, value: Any) -> None:
         raise ValueError(
             f"{stage} needs `value`, the loss of this step, as a scalar; got shape "
             f"{shape}."
+        )
+
+
+def check_loss_function(stage: str, output: Any) -> None:
+    """Checks that the loss as a function of the parameters returns one number.
+
+    Args:
+        stage: the transformation that calls it.
+        output: what it returns, as ``jax.eval_shape`` has it.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if not isinstance(output, jax.ShapeDtypeStruct) or output.shape:
+        raise ValueError(
+            f"{stage} needs `value_fn` to return the loss alone, as a scalar; it "
+            f"returns {output}."
         )
 
 

@@ -16,7 +16,7 @@ class DiagonalBfgsState(NamedTuple):
 
     Attributes:
         count: number of gradients seen, int32 scalar.
-        num_skipped: number of gradients that were not finite, int32 scalar.
+        num_skipped: number of gradients or losses that were not finite, int32 scalar.
         diagonal: estimate :math:`h` of the Hessian's diagonal, like the parameters; a
             complex leaf holds the entry of the real part in its real part and that of
             the imaginary part in its imaginary part.
@@ -44,11 +44,12 @@ def scale_by_diagonal_bfgs(
         h \leftarrow \Big| h - \frac{(h s)^2}{s'(h s)} + \frac{y^2}{y's} \Big|,
         \qquad z = \frac{g}{h + \epsilon}.
 
-    A gradient that is not finite gives zero and leaves the state as it was, but for
-    ``num_skipped``. The estimate is left alone in steps whose curvature :math:`y's` or
-    whose :math:`s'(h s)` is below ``curvature_eps``. The two corrections are those of
-    the full matrix; spread over a diagonal they are small in high dimensions, so that
-    on networks :math:`h` stays close to ``initial``.
+    A gradient that is not finite, or a loss (``value``, if given), gives zero and
+    leaves the state as it was, but for ``num_skipped``. The estimate is left alone in
+    steps whose curvature :math:`y's` or whose :math:`s'(h s)` is below
+    ``curvature_eps``. The two corrections are those of the full matrix; spread over a
+    diagonal they are small in high dimensions, so that on networks :math:`h` stays
+    close to ``initial``.
 
     It is meant to be the ``preconditioner`` of
     :func:`optax_nlcg.scale_by_conjugate_direction`, and works alone as a scaled
@@ -108,7 +109,6 @@ def scale_by_diagonal_bfgs(
         mask: bool = True,
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
-        del extra_args
         arguments.require(
             stage,
             "params",
@@ -142,7 +142,7 @@ def scale_by_diagonal_bfgs(
         s, y, hs = differences(state)
 
         # Every entry of g takes part in y's, also where s = 0: 0 * Inf is NaN.
-        finite = jnp.isfinite(ys)
+        finite = jnp.isfinite(ys) & arguments.loss_is_finite(extra_args)
         curved = (ys >= curvature_eps) & (shs >= curvature_eps) & (ys > 0) & (shs > 0)
         curved &= finite & jnp.isfinite(shs) & (state.count > 0)
         safe_ys, safe_shs = jnp.where(curved, ys, 1), jnp.where(curved, shs, 1)

@@ -23,8 +23,8 @@ class ConjugateDirectionState(NamedTuple):
         count: number of steps taken, int32 scalar.
         since_restart: length of the current run of conjugate steps, int32 scalar; 1
             after a step along the preconditioned gradient alone.
-        num_skipped: number of steps skipped for a gradient that was not finite, int32
-            scalar.
+        num_skipped: number of steps skipped for a gradient or a loss that was not
+            finite, int32 scalar.
         beta: coefficient of the last step, scalar.
         gz: :math:`g'z` of the last step, scalar.
         slope: :math:`g'd` of the last step, scalar; negative.
@@ -52,9 +52,9 @@ def scale_by_conjugate_direction(
     beta_rule: str | float | BetaRule = "fletcher_reeves",
     beta_bounds: tuple[float, float] | None = None,
     restart_every: int | None = None,
-    restart_cycles: float | None = None,
     restart_threshold: float | None = None,
     accumulator_dtype: DTypeLike | None = None,
+    restart_cycles: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Replaces the gradient by the conjugate direction of preconditioned NLCG.
 
@@ -72,8 +72,8 @@ def scale_by_conjugate_direction(
     that needs ``params`` or extra arguments. It should act like multiplication by a
     symmetric positive definite matrix.
 
-    A gradient that is not finite gives a zero update and leaves the state as it was,
-    but for ``num_skipped``.
+    A gradient that is not finite, or a loss (``value``, if given), makes the update
+    zero and leaves the state as it was, but for ``num_skipped``.
 
     Args:
         preconditioner: transformation that computes :math:`z = P g`; by default
@@ -82,13 +82,13 @@ def scale_by_conjugate_direction(
             constant :math:`\beta` (heavy ball), or an :class:`optax_nlcg.BetaRule`.
         beta_bounds: interval that :math:`\beta` is clipped to. ``None``: not clipped.
         restart_every: start anew after so many steps. ``None``: never.
-        restart_cycles: start anew after so many times the number of parameters, which
-            is the number of steps that linear conjugate gradients need (6 is usual).
-            ``None``: never.
         restart_threshold: start anew where :math:`|g_{k-1}'z_k| \ge \nu\, g_k'z_k`
             (Powell; 0.2 is usual), that is, where successive gradients are far from
             orthogonal. ``None``: no such test.
         accumulator_dtype: dtype of the stored direction. ``None``: the parameters'.
+        restart_cycles: start anew after so many times the number of parameters, which
+            is the number of steps that linear conjugate gradients need (6 is usual).
+            ``None``: never.
 
     Returns:
         The transformation. Its state holds one copy of the parameters, two for rules
@@ -195,7 +195,8 @@ def scale_by_conjugate_direction(
 
         # Every entry of g and z takes part in g'z, so one scalar tells whether all are
         # finite. An overflow in the old direction only ends that direction.
-        finite = jnp.isfinite(dot["gz"])
+        # Where the loss is not, no step is made that could be remembered.
+        finite = jnp.isfinite(dot["gz"]) & arguments.loss_is_finite(extra_args)
         restart = (state.since_restart == 0) | ~jnp.isfinite(dot["gp"])
         gz, gp = dot["gz"], jnp.where(restart, 0, dot["gp"])
         yz = dot.get("yz", zero)
@@ -222,7 +223,8 @@ def scale_by_conjugate_direction(
                 ypy=dot.get("ypy", zero),
                 metric_prev=state.metric,
             )
-        ).astype(dtype)
+        )
+        beta = jnp.asarray(beta).astype(dtype)
         if beta_bounds is not None:
             beta = jnp.clip(beta, *beta_bounds)
         descends = gz + beta * gp > 0  # false for NaN as well

@@ -210,7 +210,9 @@ def test_fletcher_reeves_forgets_nothing(x64):
     assert state.since_restart == 6
 
 
-@pytest.mark.parametrize("number", [0.5, np.float32(0.5)])
+@pytest.mark.parametrize(
+    "number", [0.5, np.float32(0.5), optax_nlcg.BetaRule(lambda _: 0.5)]
+)
 def test_a_number_is_the_heavy_ball(number):
     rng = np.random.default_rng(14)
     tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=number)

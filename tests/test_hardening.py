@@ -86,6 +86,19 @@ def test_training_recovers(name, event, bad, at):
         assert num_skipped(state) >= len(at)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("number", [1, 20])
+@pytest.mark.parametrize("name", ["nlcg", "ml_ncg"])
+def test_a_loss_that_is_not_finite_is_as_if_it_had_not_been(name, number, bad):
+    """With a finite gradient, which must not be taken into the direction."""
+    at = range(3, 3 + number)
+    losses, state, params = spoiled_run(name, ("value",), bad, at, steps=10 + number)
+    expected, _, same = spoiled_run(name, (), 1, (), steps=10)
+    np.testing.assert_array_equal(np.delete(losses, at), expected)
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+    assert num_skipped(state) >= number
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_diagonal_that_is_not_finite_is_counted(bad):
     losses, state, _ = spoiled_run("diagonal_given", ("diagonal",), bad, (0, 5))
