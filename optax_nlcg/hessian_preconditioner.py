@@ -192,7 +192,7 @@ def scale_by_hessian_diagonal(
         weight = (1 - decay) / (1 - jnp.asarray(decay, dtype) ** num_refreshes)
 
         def blend(old, new):
-            old, new = old.astype(dtype), new.astype(dtype)
+            old, new = old.astype(dtype), jnp.asarray(new).astype(dtype)
             if averaging == "row_norm":
                 squares = (1 - weight) * old**2 + weight * spatial_mean(new**2)
                 return jnp.sqrt(squares)

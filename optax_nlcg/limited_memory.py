@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_nlcg import tree
+from optax_nlcg import arguments, tree
 from optax_nlcg.tree import Tree
 
 
@@ -61,11 +61,12 @@ def scale_by_limited_memory(memory_size: int) -> optax.GradientTransformation:
         Nocedal & Wright, `Numerical Optimization
         <https://doi.org/10.1007/978-0-387-40065-5>`_, 2006, algorithm 7.4.
     """
+    stage = "limited_memory_cg"
 
     def init_fn(params: Tree) -> Tree:
         def nothing():
             stacks = jax.tree.map(
-                lambda x: jnp.broadcast_to(x, (memory_size, *x.shape)), params
+                lambda x: jnp.broadcast_to(x, (memory_size, *jnp.shape(x))), params
             )
             return tree.full_like(stacks, 0)
 
@@ -81,6 +82,15 @@ def scale_by_limited_memory(memory_size: int) -> optax.GradientTransformation:
         )
 
     def update_fn(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+        arguments.require(
+            stage,
+            "params",
+            params,
+            what="the parameters at which the gradient was taken",
+            how="update(..., params)",
+        )
+        tree.check_match(updates, state.updates, stage=stage)
+        updates = tree.cast_like(updates, state.updates)
         step = optax.tree.sub(params, state.params)
         change = optax.tree.sub(updates, state.updates)
         dtype = state.scale.dtype

@@ -36,7 +36,7 @@ class Matrices(NamedTuple):
 
 def is_matrix(x: jax.Array) -> bool:
     """Whether an array can be chosen."""
-    return x.ndim > 1 and x.size > 0 and not jnp.iscomplexobj(x)
+    return jnp.ndim(x) > 1 and x.size > 0 and not jnp.iscomplexobj(x)
 
 
 def is_pair(choice: Any) -> bool:

@@ -214,7 +214,7 @@ def _in_single_precision(
 
     def widen(tree: Tree) -> Tree:
         return jax.tree.map(
-            lambda x: jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)), tree
+            lambda x: jnp.asarray(x, jnp.result_type(x, jnp.float32)), tree
         )
 
     def init_fn(params: Tree) -> Tree:

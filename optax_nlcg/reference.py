@@ -294,7 +294,9 @@ def ml_ncg(
     return optax.chain(scale_by_lars(lars_lr), optimizer)
 
 
-def scale_by_lars(lars_lr: float = 0.001) -> optax.GradientTransformation:
+def scale_by_lars(
+    lars_lr: float = 0.001,
+) -> optax.GradientTransformationExtraArgs:
     r"""Scales each tensor of the gradient by the authors' layer-wise rate.
 
     For a tensor :math:`w` with gradient :math:`g` and :math:`\eta` = ``lars_lr`` it is
@@ -328,7 +330,8 @@ def scale_by_lars(lars_lr: float = 0.001) -> optax.GradientTransformation:
     """
     arguments.check_number("lars_lr", lars_lr, low=0, low_open=True)
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
         arguments.require(
             "scale_by_lars",
             "params",
@@ -338,7 +341,7 @@ def scale_by_lars(lars_lr: float = 0.001) -> optax.GradientTransformation:
         )
 
         def scale(g, w):
-            w = jnp.asarray(w)
+            g, w = jnp.asarray(g), jnp.asarray(w)
             g_norm = jnp.sqrt(tree.inner_products([(g, g)])[0])
             w_norm = jnp.sqrt(tree.inner_products([(w, w)])[0])
             rate = lars_lr * w_norm / (g_norm + _EPS + 0.1 * lars_lr * w_norm)
@@ -346,7 +349,9 @@ def scale_by_lars(lars_lr: float = 0.001) -> optax.GradientTransformation:
 
         return jax.tree.map(scale, updates, params), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update_fn
+    )
 
 
 def _cast_if_kept(new: Tree, kept: Tree):

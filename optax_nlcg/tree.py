@@ -64,8 +64,9 @@ def inner_products(
     def dot(x, y):
         if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
             wide = jnp.result_type(dtype, jnp.complex64)
-            return jnp.sum(jnp.real(jnp.conj(x.astype(wide)) * y.astype(wide)))
-        return jnp.sum(x.astype(dtype) * y.astype(dtype))
+            x, y = jnp.asarray(x).astype(wide), jnp.asarray(y).astype(wide)
+            return jnp.sum(jnp.real(jnp.conj(x) * y))
+        return jnp.sum(jnp.asarray(x).astype(dtype) * jnp.asarray(y).astype(dtype))
 
     totals = add_leaves([jax.tree.map(dot, x, y) for x, y in pairs], dtype)
     # Without the barrier XLA fuses the sum over all leaves into each leaf's update,
@@ -114,7 +115,7 @@ def size(tree: Tree) -> int:
     """Number of real numbers that a tree consists of, on all devices."""
     total = 0
     for axes, leaves in shards.group(tree).items():
-        here = sum(x.size * (2 if jnp.iscomplexobj(x) else 1) for x in leaves)
+        here = sum(jnp.size(x) * (2 if jnp.iscomplexobj(x) else 1) for x in leaves)
         total += here * (jax.lax.axis_size(axes) if axes else 1)
     return total
 
@@ -231,7 +232,9 @@ def map_components(fn: Callable[..., jax.Array], *trees: Tree) -> Tree:
 def cast_like(tree: Tree, like: Tree) -> Tree:
     """Casts each leaf to the dtype of the corresponding leaf of another tree."""
     # NumPy's float64 is float32 here, unless JAX is told otherwise.
-    return jax.tree.map(lambda x, y: x.astype(jnp.result_type(y)), tree, like)
+    return jax.tree.map(
+        lambda x, y: jnp.asarray(x).astype(jnp.result_type(y)), tree, like
+    )
 
 
 def select(condition: jax.Array, on_true: Tree, on_false: Tree) -> Tree:

@@ -239,7 +239,9 @@ def scale_by_hager_zhang_line_search(
         dtype = state.step.dtype
         value = jnp.asarray(value).astype(dtype)
         # Of the loss itself: `value` may have been cast since.
-        rounding = 10 * float(jnp.finfo(jax.eval_shape(value_fn, params).dtype).eps)
+        loss_like = jax.eval_shape(value_fn, params)
+        arguments.check_loss_function(stage, loss_like)
+        rounding = 10 * float(jnp.finfo(loss_like.dtype).eps)
 
         def scaled(step):
             # In the dtype of the parameters: what is tried is what is returned.
@@ -253,6 +255,9 @@ def scale_by_hager_zhang_line_search(
             return tree.inner_products(pairs, dtype)[0]
 
         origin = Point(jnp.zeros((), dtype), value, slope_of(grad))
+        grad = tree.cast_like(
+            grad, state.grad
+        )  # which may be wider than the parameters
         slope = origin.slope
         weight = 1 + 0.7 * state.value_weight
         scale = state.value_scale + (jnp.abs(value) - state.value_scale) / weight

@@ -100,8 +100,8 @@ def loss(params):
     """A convex function, least at ones: a quadratic and a little more."""
     total = 0.0
     for weight, leaf in enumerate(jax.tree.leaves(params), 1):
-        wide = jnp.result_type(leaf.dtype, jnp.float32)
-        x = jnp.abs(leaf.astype(wide) - 1)
+        wide = jnp.result_type(leaf, jnp.float32)
+        x = jnp.abs(jnp.asarray(leaf).astype(wide) - 1)
         total += weight * jnp.sum(x**2 / 2 + 0.01 * x**4)
     return jnp.asarray(total)
 

@@ -113,6 +113,7 @@ def test_missing_value(tx, texts):
         (nlcg(0.1), "scale_by_diagonal_bfgs"),
         (bfgs(), "scale_by_diagonal_bfgs"),
         (ml_ncg(0.1, lars_lr=0.1), "scale_by_lars"),
+        (optax_nlcg.limited_memory_cg(2), "limited_memory_cg"),
     ],
 )
 def test_missing_params(tx, stage):
@@ -121,7 +122,19 @@ def test_missing_params(tx, stage):
         tx.update(x, tx.init(x), value=1.0)
 
 
-@pytest.mark.parametrize("tx", [nlcg(0.1), direction(), bfgs(), step(), ml_ncg(0.1)])
+def test_parameters_that_do_not_match():
+    tx, x = nlcg(0.1), {"a": jnp.ones(2)}
+    with pytest.raises(ValueError, match="nlcg: `params` has the tree structure"):
+        tx.update(x, tx.init(x), {"b": jnp.ones(2)}, value=1.0)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        *(nlcg(0.1), direction(), bfgs(), step(), ml_ncg(0.1)),
+        optax_nlcg.limited_memory_cg(2),
+    ],
+)
 def test_gradient_that_does_not_match(tx):
     x = {"a": jnp.ones(2)}
     with pytest.raises(ValueError, match="tree structure"):

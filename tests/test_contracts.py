@@ -175,6 +175,24 @@ def test_degenerate_trees(name, params):
             assert jnp.all(jnp.isfinite(leaf))
 
 
+def test_trees_of_python_floats(name):
+    """As Optax's optimizers take them; the updates are those of arrays."""
+    tx, floats = cases.OPTIMIZERS[name](), {"a": 2.0, "b": 0.5}
+
+    def updates_of(params):
+        state = tx.init(params)
+        for size in (1.0, 0.5):
+            grads = jax.tree.map(lambda x, size=size: size * x, params)
+            extra = {"value": size, "grad": grads, "value_fn": cases.loss}
+            updates, state = tx.update(
+                grads, state, params, hessian_diagonal=params, **extra
+            )
+        return updates
+
+    got, want = updates_of(floats), updates_of(jax.tree.map(jnp.asarray, floats))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), got, want)
+
+
 def test_a_checkpoint_in_the_middle_changes_nothing(name, tmp_path):
     """What Orbax restores into the abstract state continues to the last bit."""
     run = cases.unwrapped(name)

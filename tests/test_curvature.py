@@ -90,6 +90,15 @@ def test_exact_is_the_diagonal_of_jax_hessian():
     assert jax.tree.map(jnp.shape, diagonal) == jax.tree.map(jnp.shape, params)
 
 
+def test_exact_with_a_leaf_without_entries():
+    params = {"none": jnp.zeros((0, 3)), "x": jnp.array(2.0)}
+    diagonal = hessian_diagonal(
+        lambda p: p["x"] ** 3 + jnp.sum(p["none"]), params, method="exact"
+    )
+    assert diagonal["none"].shape == (0, 3)
+    np.testing.assert_allclose(diagonal["x"], 12)
+
+
 @pytest.mark.parametrize("num_probes", [1, 4])
 def test_hutchinson_has_the_right_mean_and_variance(num_probes):
     params, batch = make_mlp()

@@ -136,6 +136,13 @@ def test_polak_ribiere_uses_the_previous_preconditioned_gradient():
     np.testing.assert_allclose(u1, -0.1 * (g1 + beta * g0), rtol=1e-6)
 
 
+def test_lars_ignores_unknown_arguments():
+    tx, x = optax_nlcg.reference.scale_by_lars(), jnp.ones(2)
+    want, _ = tx.update(x, tx.init(x), x)
+    got, _ = tx.update(x, tx.init(x), x, value=1.0, batch=3)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_lars_comes_before_the_direction():
     rng = np.random.default_rng(0)
     params = {"w": rng.normal(size=(4, 3)), "zero": np.zeros(3)}

@@ -235,6 +235,31 @@ def test_missing_arguments_are_named(missing):
         tx.update(-x, tx.init(x), **given)
 
 
+@pytest.mark.parametrize(
+    "fun", [lambda x: x, lambda x: (jnp.sum(x), 1)], ids=["vector", "pair"]
+)
+def test_a_function_that_returns_more_than_the_loss_is_named(fun):
+    tx, x = optax_nlcg.scale_by_hager_zhang_line_search(), jnp.ones(2)
+    with pytest.raises(ValueError, match="`value_fn` to return the loss alone"):
+        tx.update(-x, tx.init(x), x, value=1.0, grad=x, value_fn=fun)
+
+
+@pytest.mark.parametrize(
+    "solver", [optax_nlcg.nonlinear_cg, lambda: optax_nlcg.limited_memory_cg(2)]
+)
+def test_gradients_wider_than_the_parameters_keep_the_types_of_the_state(solver):
+    tx, x = solver(), jnp.ones(3, jnp.bfloat16)
+
+    def step(state, _):
+        g = jnp.full(3, 0.5)
+        _, state = tx.update(
+            g, state, x, value=jnp.float32(1), grad=g, value_fn=lambda x: jnp.sum(x**2)
+        )
+        return state, None
+
+    assert jax.lax.scan(step, tx.init(x), None, 3)[0]
+
+
 def test_unknown_extra_arguments_are_ignored():
     tx = optax_nlcg.scale_by_hager_zhang_line_search()
     x = jnp.ones(2)
