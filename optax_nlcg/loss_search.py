@@ -248,7 +248,6 @@ def _loss_line_search(
         average = jnp.where(first, loss, average)
         reference = jnp.where(first, loss, state.loss_reference)
         due, rise, reference = compare(state.count, loss, average, reference)
-        due &= ~first
 
         # The band is the number of edges below the rise; in band 0 the scale grows.
         band = jnp.sum(rise > threshold * jnp.asarray(_BAND_EDGES, dtype))

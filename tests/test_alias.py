@@ -184,3 +184,25 @@ def test_memory_in_copies_of_the_parameters(parts, copies):
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     stored = sum(leaf.size for leaf in jax.tree.leaves(state))
     assert stored // size == copies
+
+
+@pytest.mark.parametrize(
+    ("solver", "copies"),
+    [
+        (optax_nlcg.nonlinear_cg(), 3),
+        (optax_nlcg.limited_memory_cg(), 23),
+        (optax_nlcg.limited_memory_cg(memory_size=2), 7),
+    ],
+)
+def test_memory_of_the_full_batch_solvers(solver, copies):
+    state = solver.init(jnp.zeros(1000))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) // 1000 == copies
+
+
+def test_restarts_after_six_cycles_by_default():
+    tx = optax_nlcg.nonlinear_cg(beta_rule=0.1, line_search=optax.identity())
+    state, lengths = tx.init(jnp.ones(2)), []
+    for _ in range(14):
+        _, state = tx.update(jnp.ones(2), state)
+        lengths.append(int(state[0].since_restart))
+    assert lengths == [*range(1, 13), 1, 2]

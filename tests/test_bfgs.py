@@ -32,11 +32,18 @@ def test_is_the_diagonal_of_a_full_bfgs_update():
     np.testing.assert_allclose(outputs[0], g0 / 2.0, rtol=1e-7)
 
 
-@pytest.mark.parametrize("case", ["no step", "negative curvature", "tiny"])
+@pytest.mark.parametrize(
+    "case", ["no step", "negative curvature", "tiny", "tiny step", "tiny change"]
+)
 def test_keeps_the_estimate_without_curvature(case):
     x0, g0 = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0])
-    s = {"no step": 0.0, "negative curvature": 0.1, "tiny": 1e-6}[case]
-    y = {"no step": 1.0, "negative curvature": -1.0, "tiny": 1e-6}[case]
+    s, y = {
+        "no step": (0.0, 1.0),
+        "negative curvature": (0.1, -1.0),
+        "tiny": (1e-6, 1e-6),
+        "tiny step": (2e-5, 1.0),
+        "tiny change": (1e-2, 1.2e-7),
+    }[case]
     tx = optax_nlcg.scale_by_diagonal_bfgs()
     _, state = run(tx, [x0, x0 + s], [g0, g0 + y])
     np.testing.assert_array_equal(state.diagonal, 1.0)

@@ -69,6 +69,24 @@ def test_types_are_kept(name, dtype):
         assert all(leaf.dtype == wide for leaf in scalars)
 
 
+def test_arrays_without_entries_and_gradients_of_another_dtype(name):
+    """Updates are as wide as the parameters. Abstract, as above."""
+    tx = cases.OPTIMIZERS[name]()
+    params = cases.params_of("bfloat16") | {"none": jnp.ones((0, 2), jnp.bfloat16)}
+    init = tx.init(params)
+    # Other stages have no parameters to look at, or another one's state.
+    wide = name in ("direction", "bfgs", "diagonal_given", "nlcg", "curvature")
+    grads = optax.tree.cast(params, jnp.float32) if wide else params
+
+    def step(grads, state):
+        extra = cases.extra_args(name, params, jnp.float32(1), params)
+        return tx.update(grads, state, params, **extra)
+
+    updates, state = jax.eval_shape(step, grads, init)
+    assert types(updates) == types(params)
+    assert types(state) == types(init)
+
+
 def test_abstract_init(name):
     tx, params = cases.OPTIMIZERS[name](), cases.params_of()
     assert types(jax.eval_shape(tx.init, params)) == types(tx.init(params))

@@ -134,6 +134,77 @@ def test_trust_is_the_part_of_the_slope_that_is_no_noise():
     np.testing.assert_allclose(state[1].trust, signal / (signal + 1.0), atol=0.05)
 
 
+def isotropic(scale):
+    """A loss with this curvature in every direction, of slope -scale at zero."""
+    return lambda x: scale * jnp.sum((x - 1) ** 2) / 2
+
+
+def searched_along_one(tx, factors):
+    """The search at zero on one coordinate, whose batches differ by these factors."""
+    x = jnp.zeros(1)
+    state, history = tx.init(x), []
+    for factor in factors:
+        _, state = tx.update(jnp.ones(1), state, x, value_fn=isotropic(factor))
+        history.append(state)
+    return history
+
+
+@pytest.mark.parametrize(("factor", "ratio"), [(-50.0, -1.0), (50.0, 2.0)])
+def test_one_outlier_counts_little(factor, ratio):
+    """And trust beyond one lengthens no step."""
+    tx = SEARCH(decay=0.9)
+    _, state = searched_along_one(tx, [1.0, factor])
+    np.testing.assert_allclose(state.trust, 0.9 + 0.1 * ratio, rtol=1e-5)
+    want = min(float(state.trust), 1) * abs(factor) / float(state.curvature)
+    np.testing.assert_allclose(state.step_length, want, rtol=1e-5)
+
+
+def test_trust_lost_is_not_owed():
+    *_, lost, found = searched_along_one(SEARCH(decay=0.5), [1.0, -9.0, 9.0, 9.0])
+    assert lost.trust == 0
+    assert found.trust >= 0.5  # by the average: all of the last step, none before
+
+
+def test_without_trust_there_is_still_a_step():
+    _, state = searched_along_one(SEARCH(decay=0.0), [1.0, -1.0])
+    assert state.trust == 0
+    np.testing.assert_allclose(state.scale, 1e-3, rtol=1e-5)  # of one, the minimum
+
+
+def test_curvature_is_averaged_over_those_steps_that_measure_it():
+    tx = SEARCH(update_every=2, decay=0.8)
+    *_, state = searched_along_one(tx, [1.0, 100.0, 4.0])
+    np.testing.assert_allclose(state.curvature, (0.8 * 1 + 4) / 1.8, rtol=1e-5)
+
+
+def test_a_step_whose_curvature_is_not_measured_is_at_most_twice_the_last():
+    first, second = searched_along_one(SEARCH(update_every=2), [1.0, 1000.0])
+    np.testing.assert_allclose(second.step_length, 2 * first.step_length, rtol=1e-5)
+
+
+@pytest.mark.parametrize("update_every", [1, 3])
+def test_a_quadratic_without_noise_is_trusted(update_every):
+    tx = optax.chain(
+        optax.scale(-1.0), SEARCH(update_every=update_every, max_step=0.1, decay=0.5)
+    )
+    _, state, _ = run(tx, isotropic(3.0), jnp.zeros(4), 6)
+    np.testing.assert_allclose(state[1].trust, 1, rtol=1e-5)
+
+
+def test_curvature_that_overflows_is_skipped_and_forgotten():
+    def fun(x):
+        return quadratic(x) + 2e38 * jnp.sum(x**2)
+
+    tx, x = SEARCH(), jnp.zeros(5)
+    u = -jax.grad(quadratic)(x)
+    _, before = tx.update(u, tx.init(x), x, value_fn=quadratic)
+    out, state = tx.update(u, before, x, value_fn=fun)
+    np.testing.assert_array_equal(out, 0)
+    assert state.num_skipped == 1
+    kept = state._replace(num_skipped=before.num_skipped)
+    jax.tree.map(np.testing.assert_array_equal, kept, before)
+
+
 def test_noise_shortens_the_steps():
     """Steps to each batch's own minimum would leave an error of sigma^2."""
     run, dimension = noisy_quadratics(sigma=1.0, steps=300)

@@ -138,6 +138,29 @@ def test_hager_zhang_descends_enough_whatever_the_step(seed, theta):
             assert float(state.slope) <= bound * (1 - 1e-9)
 
 
+def test_hager_zhang_descends_enough_also_while_the_preconditioner_shrinks(x64):
+    """From one application in a step to the other: y'Py alone would be too small."""
+
+    def update(g, count, params=None):
+        return 0.1**count * g, count + 1
+
+    shrinking = optax.GradientTransformation(lambda params: jnp.zeros(()), update)
+    tx = optax_nlcg.scale_by_conjugate_direction(shrinking, beta_rule="hager_zhang")
+    state = tx.init(jnp.zeros(3))
+    for g in np.random.default_rng(17).normal(size=(40, 3)):
+        _, state = tx.update(jnp.asarray(g), state)
+        assert float(state.slope) <= -0.75 * float(state.gz) * (1 - 1e-9)
+        state = state._replace(preconditioner=jnp.zeros(()))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_memory_in_copies_of_the_parameters(rule):
+    """One, and a second for rules with y'z in them."""
+    state = optax_nlcg.scale_by_conjugate_direction(beta_rule=rule).init(jnp.zeros(99))
+    copies = 1 if rule in ("fletcher_reeves", "dai_yuan", "conjugate_descent") else 2
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) // 99 == copies
+
+
 def test_length_in_the_metric_of_the_preconditioner(x64):
     rng = np.random.default_rng(11)
     p = common.spd_matrix(np.geomspace(0.1, 5, 6), seed=12)
@@ -221,9 +244,35 @@ def test_a_number_is_the_heavy_ball(number):
     gradients = jnp.asarray(rng.normal(size=8) + 0.1 * rng.normal(size=(5, 8)))
     state, momentum_state = tx.init(gradients[0]), momentum.init(gradients[0])
     for g in gradients:
+        started = state.count > 0
         p, state = tx.update(g, state)
         want, momentum_state = momentum.update(g, momentum_state)
         np.testing.assert_allclose(p, want, rtol=1e-6)
+        assert state.beta == (0.5 if started else 0)
+
+
+def test_a_gradient_of_zero_starts_anew():
+    tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=0.5)
+    _, state = tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+    p, state = tx.update(jnp.zeros(3), state)
+    np.testing.assert_array_equal(p, 0)
+    assert (state.beta, state.since_restart) == (0, 1)
+
+
+def test_a_chain_around_the_preconditioner_changes_nothing():
+    """What the rule asks for a second time in a step is no news of the curvature."""
+    own = optax_nlcg.scale_by_hessian_diagonal(estimator=None)
+    rng, results = np.random.default_rng(18), []
+    steps = rng.normal(size=(6, 2, 4)).astype(np.float32)
+    for preconditioner in (own, optax.chain(own, optax.identity())):
+        tx = optax_nlcg.scale_by_conjugate_direction(preconditioner, "hager_zhang")
+        state, betas = tx.init(steps[0, 0]), []
+        for g, d in steps:
+            _, state = tx.update(jnp.asarray(g), state, hessian_diagonal=d)
+            betas.append(state.beta)
+        results.append(np.array(betas))
+    assert np.count_nonzero(results[0]) > 2
+    np.testing.assert_allclose(*results, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -289,12 +338,10 @@ def test_restart_every():
 
 def test_powell_restart():
     tx = optax_nlcg.scale_by_conjugate_direction(restart_threshold=0.2)
-    orthogonal, oblique = jnp.array([0.0, 1.0]), jnp.array([0.5, 1.0])
     _, state = tx.update(jnp.array([1.0, 0.0]), tx.init(jnp.zeros(2)))
-    _, kept = tx.update(orthogonal, state)
-    _, restarted = tx.update(oblique, state)
-    assert kept.beta == 1
-    assert restarted.beta == 0
+    for along, restarts in [(0.0, False), (0.1, False), (0.5, True), (-0.5, True)]:
+        _, after = tx.update(jnp.array([along, 1.0]), state)
+        assert (after.beta == 0) == restarts
 
 
 def test_bounds():
@@ -340,3 +387,10 @@ def test_restart_cycles(traced):
         _, state = update(g, state, g)
         lengths.append(int(optax.tree.get(state, "since_restart")))
     assert lengths == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1]
+
+
+def test_restart_cycles_of_more_parameters_than_an_integer_counts():
+    tx = optax_nlcg.scale_by_conjugate_direction(restart_cycles=6)
+    g = jax.ShapeDtypeStruct((2**30,), jnp.bfloat16)
+    updates, _ = jax.eval_shape(tx.update, g, jax.eval_shape(tx.init, g))
+    assert updates.shape == g.shape

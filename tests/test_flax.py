@@ -116,3 +116,10 @@ def test_missing_loss_is_named():
     state = make(optax_nlcg.nlcg(0.1))
     with pytest.raises(ValueError, match=r"update\(\.\.\., value=loss\)"):
         state.apply_gradients(grads=state.params)
+
+
+def test_what_is_not_given_does_not_reach_the_optimizer():
+    """As ``None`` it would be taken for a loss."""
+    state = make(optax.polyak_sgd())
+    with pytest.raises(TypeError, match=r"missing .*'value'"):
+        state.apply_gradients(grads=state.params)

@@ -143,7 +143,9 @@ def test_squares_that_do_not_fit(name, factor):
         assert losses[-1] > losses[0]
 
 
-@pytest.mark.parametrize("name", ["curvature", "hager_zhang", "ml_ncg"])
+@pytest.mark.parametrize(
+    "name", ["curvature", "hager_zhang", "ml_ncg", "direction", "direction_hz", "nlcg"]
+)
 def test_nothing_is_nan_on_the_way(name):
     """What JAX's search for NaNs finds is the user's: outside `jit` it sees all."""
     tx, params = cases.OPTIMIZERS[name](), cases.params_of()
@@ -218,6 +220,14 @@ class TestFloat16:
         # y'y / y's = 6e4 / 1e-2 is out of range.
         _, state = tx.update(self.LARGE, state, x + jnp.float16(1e-2))
         np.testing.assert_array_equal(state.diagonal, np.ones(3))
+
+    def test_squares_of_differences_need_not_fit(self):
+        tx = optax_nlcg.scale_by_diagonal_bfgs()
+        x = jnp.zeros(3, jnp.float16)
+        _, state = tx.update(x, tx.init(x), x)
+        _, state = tx.update(x + 600, state, x + 300)
+        # h - s^2 / s's + y^2 / y's
+        np.testing.assert_allclose(state.diagonal, 1 - 1 / 3 + 2 / 3, rtol=1e-3)
 
     @pytest.mark.parametrize(
         "name",

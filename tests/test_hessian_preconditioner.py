@@ -87,6 +87,30 @@ def test_no_curvature_anywhere_is_the_identity():
     assert state.num_refreshes == 1
 
 
+@pytest.mark.parametrize("like", [{}, {"w": jnp.ones(2), "none": jnp.ones((0, 3))}])
+def test_nothing_to_precondition(like):
+    out, state = feed(optax_nlcg.scale_by_hessian_diagonal(), [like, like], like)
+    jax.tree.map(np.testing.assert_array_equal, out, like)
+    assert (state.num_refreshes, state.num_skipped) == (2, 0)
+
+
+@pytest.mark.parametrize("averaging", ["signed", "row_norm"])
+def test_squares_in_float16_need_not_fit(averaging):
+    tx = optax_nlcg.scale_by_hessian_diagonal(averaging=averaging)
+    d = jnp.asarray([1e4, 3e4], jnp.float16)
+    out, state = feed(tx, [d, d], d)
+    np.testing.assert_allclose(out, [2, 2 / 3], rtol=1e-3)
+    assert state.num_skipped == 0
+
+
+def test_several_probes():
+    tx, x = optax_nlcg.scale_by_hessian_diagonal(num_probes=5), jnp.ones(3)
+    _, state = tx.update(x, tx.init(x), x, value_fn=quadratic)
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    want = optax_nlcg.hessian_diagonal(quadratic, x, key, num_probes=5)
+    np.testing.assert_allclose(state.average, np.abs(want), rtol=1e-5)
+
+
 @pytest.mark.parametrize("averaging", ["signed", "row_norm"])
 def test_what_the_averages_tend_to(averaging):
     """Signed: the diagonal, negative entries included. Row norm: the rows' norms."""

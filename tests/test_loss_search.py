@@ -121,6 +121,15 @@ def test_first_loss_not_finite(kind):
     assert state.loss_average == 3.0
 
 
+def test_a_rise_from_a_loss_of_zero_counts_as_it_is():
+    tx = optax_nlcg.scale_by_step_line_search(period=1)
+    for rise, cut in ((1e-3, False), (1.0, True)):
+        state = tx.init(jnp.zeros(1))
+        for loss in (0.0, rise):
+            _, state = tx.update(jnp.ones(1), state, value=loss)
+        assert (state.scale < 1) == cut
+
+
 def test_scale_has_a_floor():
     tx = optax_nlcg.scale_by_step_line_search(period=1, min_scale=0.3)
     state = tx.init(jnp.zeros(1))

@@ -67,6 +67,18 @@ def test_rosenbrock_in_few_evaluations(x64, name):
 
 ENDS = {
     "at the solution": (bowl, lambda: minimize_to(bowl), {}, Status.CONVERGED),
+    "at the solution, at its limits": (
+        bowl,
+        lambda: minimize_to(bowl),
+        {"max_steps": 0, "max_evaluations": 1},
+        Status.CONVERGED,
+    ),
+    "exactly there": (
+        lambda x: jnp.sum(x**2),
+        lambda: jnp.zeros(3),
+        {"tol": 0.0},
+        Status.CONVERGED,
+    ),
     "steps": (rosenbrock, lambda: jnp.zeros(3), {"max_steps": 3}, Status.MAX_STEPS),
     "no steps": (rosenbrock, lambda: jnp.zeros(3), {"max_steps": 0}, Status.MAX_STEPS),
     "evaluations": (
@@ -161,6 +173,46 @@ def test_returns_the_best_point_seen(x64):
     np.testing.assert_allclose(
         result.grad_norm, np.max(np.abs(jax.grad(fun)(result.params)))
     )
+
+
+def test_a_solver_that_stands_still_forgets_and_goes_on(x64):
+    """After two steps this one moves no more."""
+
+    def update(g, count, params=None):
+        return -0.3 * g * (count < 2), count + 1
+
+    solver = optax.GradientTransformation(lambda params: jnp.zeros(()), update)
+    result = minimize(lambda x: jnp.sum(x**2), jnp.ones(2), solver=solver)
+    assert bool(result.converged), result.message
+
+
+def test_a_smaller_gradient_is_progress_and_no_change_is_a_stall(x64):
+    """Values that the precision does not tell apart, for more than a thousand steps."""
+
+    def flat(gradient):
+        fun = jax.custom_vjp(lambda x: jnp.asarray(1e20))
+        fun.defvjp(lambda x: (fun(x), x), lambda x, ct: (ct * gradient(x),))
+        return minimize(fun, jnp.ones(1), solver=optax.sgd(1e-2))
+
+    falling, constant = flat(lambda x: x), flat(jnp.ones_like)
+    assert bool(falling.converged)
+    assert Status(int(constant.status)) == Status.STALLED
+    assert int(falling.num_steps) > int(constant.num_steps)
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 3}, {"max_evaluations": 7}])
+def test_history_is_complete_where_a_limit_ends_it(x64, limit):
+    result = minimize(
+        rosenbrock,
+        jnp.zeros(3),
+        solver=optax.sgd(1e-4),
+        record_history=True,
+        **limit,
+    )
+    assert int(result.num_steps) == 3
+    values = result.history.value[:4]
+    assert values.shape == (4,)
+    assert np.all(np.isfinite(values))
 
 
 def test_a_step_to_an_infinite_value_is_no_success(x64):

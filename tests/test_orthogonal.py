@@ -140,6 +140,13 @@ def test_float16_and_zero():
     np.testing.assert_array_equal(apply(jnp.zeros(4)), np.zeros(4))
 
 
+def test_matrices_without_entries():
+    x = {"w": draw((2, 3)), "none": jnp.ones((0, 3))}
+    z = apply(x)
+    assert z["none"].shape == (0, 3)
+    np.testing.assert_array_equal(z["w"], apply(x["w"]))
+
+
 def test_squares_that_do_not_fit_do_not_stay():
     tx = optax_nlcg.scale_by_orthogonalization()
     state = tx.init(jnp.ones(2, jnp.float16))

@@ -154,3 +154,35 @@ def test_lars_comes_before_the_direction():
     updates, _ = tx.update(grads, tx.init(params), params, value=1.0)
     np.testing.assert_allclose(updates["w"], -2.0 * rate * grads["w"], rtol=1e-5)
     np.testing.assert_array_equal(updates["zero"], 0)
+
+
+@pytest.mark.parametrize("rule", ["FR", "PR"])
+def test_the_first_step_is_along_the_gradient(rule):
+    with jax.enable_x64(True):
+        tx, g = optax_nlcg.reference.ml_ncg(0.5, update_rule=rule), jnp.array([1.0, 3])
+        updates, state = tx.update(g, tx.init(g), value=1.0)
+        np.testing.assert_allclose(updates, -0.5 * g, rtol=1e-12)
+        assert state.beta == 0
+
+
+@pytest.mark.parametrize("search", ["Step", "Online"])
+def test_a_learning_rate_of_zero_gives_no_step_also_where_the_loss_rises(search):
+    tx = optax_nlcg.reference.ml_ncg(
+        lambda count: 0.1 * (count == 0), line_search=search, period=2
+    )
+    x = jnp.ones(2)
+    state = tx.init(x)
+    for loss in (1.0, 10.0, 100.0):
+        updates, state = tx.update(x, state, x, value=loss)
+    assert state.scale < 1
+    np.testing.assert_array_equal(updates, 0)
+
+
+@pytest.mark.parametrize("search", ["Step", "Online"])
+def test_a_loss_that_stays_zero_leaves_the_scale(search):
+    tx = optax_nlcg.reference.ml_ncg(0.1, line_search=search, period=1)
+    x = jnp.ones(2)
+    state = tx.init(x)
+    for _ in range(4):
+        _, state = tx.update(x, state, x, value=0.0)
+    assert state.scale == 1

@@ -90,8 +90,17 @@ def test_parameters_with_the_names_of_fields(solver):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
 
 
-def test_states_without_a_value_are_an_error():
+@pytest.mark.parametrize(
+    "solver", [optax.sgd(0.1), optax.scale_by_backtracking_linesearch(10)]
+)
+def test_states_without_value_or_gradient_are_an_error(solver):
     x = jnp.ones(2)
     value_and_grad = optax_nlcg.value_and_grad_from_state(jnp.sum)
     with pytest.raises(ValueError, match="not found in the state"):
-        value_and_grad(x, state=optax.sgd(0.1).init(x))
+        value_and_grad(x, state=solver.init(x))
+
+
+def test_a_loss_without_parameters_may_be_a_number():
+    value_and_grad = optax_nlcg.value_and_grad_from_state(lambda x: 3.0)
+    value, grad = value_and_grad({}, state=optax_nlcg.nonlinear_cg().init({}))
+    assert (value, grad) == (3.0, {})
