@@ -240,6 +240,19 @@ def sections() -> dict[str, str]:
             f"{download('sweep_cifar100_16x16_b8192/table.md', 'The whole table')}.\n"
             + fewer_trials("sweep_cifar100_16x16_b8192", drawn=True)
         ),
+        "Tiny-ImageNet at 16x16 pixels": (
+            command(
+                f"{run}.sweep --config tiny_imagenet_16x16_resnet8 --data-dir data \\\n"
+                "    --num-trials 24 --optimizers nlcg_muon muon nlcg_muon_constant "
+                "\\\n        nlcg_adam adamw \\\n"
+                "    --out benchmarks/results/sweep_tiny_imagenet_16x16_b8192"
+            )
+            + "\n"
+            + from_readme(readme.second_data_set())
+            + "\nThe published validation set is the test set here. "
+            f"{download('sweep_tiny_imagenet_16x16_b8192/table.md', 'The whole table')}"
+            ".\n" + fewer_trials("sweep_tiny_imagenet_16x16_b8192")
+        ),
         "CIFAR-100 at 16x16 pixels, a transformer": (
             command(
                 f"{run}.sweep --config cifar100_16x16_vit --data-dir data \\\n"

@@ -85,6 +85,7 @@ def test_growing_batch_is_drawn(tmp_path):
         ("sweep_cifar100_16x16_b8192", 12),
         ("sweep_cifar100_16x16_vit", 6),
         ("sweep_cifar100_16x16_vit_b8192", 3),
+        ("sweep_tiny_imagenet_16x16_b8192", 3),
     ],
 )
 def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
@@ -108,6 +109,7 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
         ("sweep_cifar100_16x16_b8192", 8, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_b8192", 16, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_vit_b8192", 4, "nlcg_muon", ["muon"]),
+        ("sweep_tiny_imagenet_16x16_b8192", 2, "nlcg_muon", ["muon"]),
         (
             "sweep_cifar100_16x16_b8192",
             4,
