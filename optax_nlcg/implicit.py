@@ -85,13 +85,8 @@ def _solve_linear(matvec: Callable[[Tree], Tree], rhs: Tree) -> Tree:
     rhs = jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), rhs)
 
     def solve(matvec, rhs):
-        def wide(x):
-            return jax.tree.map(
-                lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), x
-            )
-
         solution = _conjugate_gradients(
-            lambda v: wide(matvec(tree.cast_like(v, rhs))), wide(rhs), tol
+            lambda v: tree.widen(matvec(tree.cast_like(v, rhs))), tree.widen(rhs), tol
         )
         return tree.cast_like(solution, rhs)
 
@@ -107,9 +102,6 @@ def _conjugate_gradients(matvec: Callable[[Tree], Tree], rhs: Tree, tol: float) 
     def square(x):
         return tree.inner_products([(x, x)])[0]
 
-    def add(x, factor, y):
-        return jax.tree.map(lambda a, b: a + (factor * b).astype(a.dtype), x, y)
-
     size = square(rhs)
 
     def unfinished(carry):
@@ -121,9 +113,9 @@ def _conjugate_gradients(matvec: Callable[[Tree], Tree], rhs: Tree, tol: float) 
         product = matvec(p)
         # Not positive where there is no strict minimum, and then nothing to be had.
         alpha = residual / tree.inner_products([(p, product)])[0]
-        x, r = add(x, alpha, p), add(r, -alpha, product)
+        x, r = tree.add_scaled(x, alpha, p), tree.add_scaled(r, -alpha, product)
         new_residual = square(r)
-        p = add(r, new_residual / residual, p)
+        p = tree.add_scaled(r, new_residual / residual, p)
         return x, r, p, new_residual, step + 1
 
     start = tree.full_like(rhs, 0), rhs, rhs, size, 0

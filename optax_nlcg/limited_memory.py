@@ -1,4 +1,4 @@
-"""The limited-memory BFGS matrix as a stage: no memory is moved, and no NaN enters."""
+"""The limited-memory BFGS matrix, for parameters in any layout and dtype."""
 
 from typing import NamedTuple
 
@@ -139,25 +139,19 @@ def _product(state: LimitedMemoryState, vector: Tree) -> Tree:
     def dot(x, y):
         return tree.inner_products([(x, y)], state.scale.dtype)[0]
 
-    def add(x, factor, y):
-        return jax.tree.map(lambda a, b: (a + factor * b).astype(a.dtype), x, y)
-
     def back(vector, i):
         step, change = pair(i)
         alpha = state.weights[i] * dot(step, vector)
-        return add(vector, -alpha, change), alpha
+        return tree.add_scaled(vector, -alpha, change), alpha
 
     def forth(vector, i_and_alpha):
         i, alpha = i_and_alpha
         step, change = pair(i)
         beta = state.weights[i] * dot(change, vector)
-        return add(vector, alpha - beta, step), None
+        return tree.add_scaled(vector, alpha - beta, step), None
 
     # Twenty additions in bfloat16 would leave little of the direction.
-    wide = jax.tree.map(
-        lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), vector
-    )
-    wide, alphas = jax.lax.scan(back, wide, order, reverse=True)
+    wide, alphas = jax.lax.scan(back, tree.widen(vector), order, reverse=True)
     wide = jax.tree.map(lambda x: (state.scale * x).astype(x.dtype), wide)
     wide, _ = jax.lax.scan(forth, wide, (order, alphas))
     return tree.cast_like(wide, vector)

@@ -21,7 +21,7 @@ from optax_nlcg.matrix_axes import (
     stack_split,
     unfold,
 )
-from optax_nlcg.tree import Tree, cast_like
+from optax_nlcg.tree import Tree, cast_like, widen
 
 # Entries of an update have this root mean square, a usual one for Adam's updates, so
 # that one learning rate suits matrices and all else (Liu et al., 2025, equation 4).
@@ -211,11 +211,6 @@ def _in_single_precision(
     A slow average of squares stands still in bfloat16, and is zero in float16, to be
     divided by, where gradients are a thousandth.
     """
-
-    def widen(tree: Tree) -> Tree:
-        return jax.tree.map(
-            lambda x: jnp.asarray(x, jnp.result_type(x, jnp.float32)), tree
-        )
 
     def init_fn(params: Tree) -> Tree:
         return transformation.init(widen(params))

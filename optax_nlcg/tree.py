@@ -237,6 +237,18 @@ def cast_like(tree: Tree, like: Tree) -> Tree:
     )
 
 
+def widen(tree: Tree) -> Tree:
+    """Casts to float32 what is narrower."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(x).astype(jnp.result_type(x, jnp.float32)), tree
+    )
+
+
+def add_scaled(x: Tree, factor: jax.Array, y: Tree) -> Tree:
+    """The sum ``x + factor * y`` in the dtypes of ``x``; Optax's widens them."""
+    return jax.tree.map(lambda a, b: (a + factor * b).astype(a.dtype), x, y)
+
+
 def select(condition: jax.Array, on_true: Tree, on_false: Tree) -> Tree:
     """Selects one of two trees by a scalar condition, without a branch."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), on_true, on_false)

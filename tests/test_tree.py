@@ -124,3 +124,21 @@ def test_full_like_what_a_traced_function_closes_over(kind):
 def test_double_precision_of_numpy_is_single_precision_here():
     cast = tree.cast_like({"w": jnp.ones(2)}, {"w": np.ones(2)})
     assert cast["w"].dtype == jnp.float32
+
+
+def test_widen_leaves_what_is_wide_enough():
+    with jax.enable_x64(True):
+        dtypes = "bfloat16", "float16", "float32", "float64", "complex64"
+        wide = tree.widen([jnp.ones(2, dtype) for dtype in dtypes] + [2.0])
+        got = [leaf.dtype.name for leaf in wide]
+    assert got == ["float32", "float32", "float32", "float64", "complex64", "float32"]
+
+
+def test_add_scaled_keeps_dtypes():
+    x = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2)}
+    total = tree.add_scaled(x, jnp.float32(0.5), x)
+    assert jax.tree.map(lambda leaf: leaf.dtype, total) == {
+        "a": jnp.bfloat16,
+        "b": jnp.float32,
+    }
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 1.5), total)
