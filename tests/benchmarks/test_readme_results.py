@@ -85,7 +85,7 @@ def test_growing_batch_is_drawn(tmp_path):
         ("sweep_cifar100_16x16_b8192", 12),
         ("sweep_cifar100_16x16_vit", 6),
         ("sweep_cifar100_16x16_vit_b8192", 3),
-        ("sweep_tiny_imagenet_16x16_b8192", 3),
+        ("sweep_tiny_imagenet_16x16_b8192", 6),
     ],
 )
 def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
@@ -116,6 +116,7 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
             "nlcg_adam",
             ["adamw", "adamw_b1", "lamb", "lars"],
         ),
+        ("sweep_tiny_imagenet_16x16_b8192", 2, "nlcg_adam", ["adamw"]),
         ("sweep_digits", 10, "nlcg_adam", ["adamw"]),
         ("sweep_digits_resnet8", 10, "nlcg_adam", ["adamw"]),
         ("sweep_cifar100_16x16", 2, "nlcg_adam", ["adamw"]),
@@ -141,7 +142,11 @@ def test_ahead_by_more_than_the_spread(folder, num_epochs, name, others):
 
 @pytest.mark.parametrize(
     ("folder", "num_epochs", "ahead"),
-    [("sweep_cifar100_16x16", 2, True), ("sweep_cifar100_16x16_b8192", 4, False)],
+    [
+        ("sweep_cifar100_16x16", 2, True),
+        ("sweep_cifar100_16x16_b8192", 4, False),
+        ("sweep_tiny_imagenet_16x16_b8192", 2, False),
+    ],
 )
 def test_the_rule_for_beta_and_a_constant(folder, num_epochs, ahead):
     """As README and docs/choosing.md say: the rule is ahead, or they are as good."""
