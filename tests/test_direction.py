@@ -1,5 +1,7 @@
 """Conjugacy: linear CG, finite termination, invariances, restarts, guards."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -323,6 +325,16 @@ def test_unknown_arguments_do_not_reach_the_preconditioner(make):
     want = tx.update(x, tx.init(x), x)
     got = tx.update(x, tx.init(x), x, refresh=False, mask=jnp.zeros(5))
     jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_the_order_of_the_arguments_is_kept():
+    """New ones come last: calls by position go on to mean the same."""
+    names = list(inspect.signature(optax_nlcg.scale_by_conjugate_direction).parameters)
+    assert names == [
+        *("preconditioner", "beta_rule", "beta_bounds"),
+        *("restart_every", "restart_threshold", "accumulator_dtype"),
+        "restart_cycles",
+    ]
 
 
 def test_restart_every():

@@ -251,7 +251,7 @@ def test_gradients_wider_than_the_parameters_keep_the_types_of_the_state(solver)
     tx, x = solver(), jnp.ones(3, jnp.bfloat16)
 
     def step(state, _):
-        g = jnp.full(3, 0.5)
+        g = jnp.full(3, 0.5, jnp.float32)
         _, state = tx.update(
             g, state, x, value=jnp.float32(1), grad=g, value_fn=lambda x: jnp.sum(x**2)
         )
