@@ -154,8 +154,7 @@ def _share_history(
     ) -> tuple[Tree, Tree]:
         if params is None or not isinstance(state[0].preconditioner, DiagonalBfgsState):
             return optimizer.update(updates, state, params, **extra_args)
-        for name, given in ("updates", updates), ("params", params):
-            tree.check_match(given, state[0].direction, stage="nlcg", name=name)
+        tree.check_match(params, state[0].direction, stage="nlcg", name="params")
         outputs, new_state = optimizer.update(
             updates, recall(state, params), params, **extra_args
         )

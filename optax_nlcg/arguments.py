@@ -123,6 +123,21 @@ def require(stage: str, name: str, value: Any, *, what: str, how: str) -> None:
         raise ValueError(f"{stage} needs `{name}`, {what}: call `{how}`.")
 
 
+def require_params(stage: str, params: Any) -> None:
+    """Checks that a stage that is given the gradient is given the parameters too.
+
+    Raises:
+        ValueError: if they are missing.
+    """
+    require(
+        stage,
+        "params",
+        params,
+        what="the parameters at which the gradient was taken",
+        how="update(grads, state, params)",
+    )
+
+
 def loss_is_finite(extra_args: Mapping[str, Any]) -> bool | jax.Array:
     """Whether the loss of this step is finite, if ``update`` was given one."""
     value = extra_args.get("value")

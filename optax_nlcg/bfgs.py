@@ -109,13 +109,7 @@ def scale_by_diagonal_bfgs(
         mask: bool = True,
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
-        arguments.require(
-            stage,
-            "params",
-            params,
-            what="the parameters at which the gradient was taken",
-            how="update(grads, state, params)",
-        )
+        arguments.require_params(stage, params)
         tree.check_match(updates, state.diagonal, stage=stage)
 
         def divide(diagonal):

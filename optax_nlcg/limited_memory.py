@@ -82,13 +82,7 @@ def scale_by_limited_memory(memory_size: int) -> optax.GradientTransformation:
         )
 
     def update_fn(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
-        arguments.require(
-            stage,
-            "params",
-            params,
-            what="the parameters at which the gradient was taken",
-            how="update(..., params)",
-        )
+        arguments.require_params(stage, params)
         tree.check_match(updates, state.updates, stage=stage)
         updates = tree.cast_like(updates, state.updates)
         step = optax.tree.sub(params, state.params)

@@ -332,13 +332,7 @@ def scale_by_lars(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        arguments.require(
-            "scale_by_lars",
-            "params",
-            params,
-            what="the parameters",
-            how="update(grads, state, params)",
-        )
+        arguments.require_params("scale_by_lars", params)
 
         def scale(g, w):
             g, w = jnp.asarray(g), jnp.asarray(w)

@@ -255,9 +255,8 @@ def scale_by_hager_zhang_line_search(
             return tree.inner_products(pairs, dtype)[0]
 
         origin = Point(jnp.zeros((), dtype), value, slope_of(grad))
-        grad = tree.cast_like(
-            grad, state.grad
-        )  # which may be wider than the parameters
+        # It may be wider than the parameters; the state is not.
+        grad = tree.cast_like(grad, state.grad)
         slope = origin.slope
         weight = 1 + 0.7 * state.value_weight
         scale = state.value_scale + (jnp.abs(value) - state.value_scale) / weight
