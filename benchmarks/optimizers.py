@@ -127,6 +127,8 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "nlcg_adam_constant": partial(_constant_beta, preconditioner=ADAM_SCALING),
     "nlcg_muon": partial(_nlcg, preconditioner=_MUON),
     "nlcg_muon_constant": partial(_constant_beta, preconditioner=_MUON),
+    # Muon's metric and nothing of the past.
+    "steepest_muon": partial(_nlcg, largest_beta=0.0, preconditioner=_MUON),
     # The authors' code as it runs.
     "ml_ncg": reference.ml_ncg,
     "sgd": optax.sgd,

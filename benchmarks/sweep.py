@@ -79,6 +79,7 @@ SPACES = {
     "nlcg_adam_fr": _NLCG_ADAM,
     "nlcg_adam_constant": Space((0.0003, 0.3), (0.8, 0.9, 0.95, 0.98), decoupled=True),
     "nlcg_muon_constant": Space((0.001, 1.0), (0.8, 0.9, 0.95, 0.98), decoupled=True),
+    "steepest_muon": Space((0.001, 1.0), decoupled=True),
     "sgd_step": Space((0.1, 100.0)),
     "sgd": Space((0.1, 100.0)),
     "momentum": Space((0.03, 30.0), (0.8, 0.9, 0.95, 0.98)),
@@ -96,7 +97,7 @@ SPACES = {
 }
 SQUARE_ROOT = ("rmsprop", "adamw", "adamw_b1", "lars", "lamb", "muon", "nlcg_muon")
 SQUARE_ROOT += ("nlcg_adam", "nlcg_adam_fr", "nlcg_adam_constant")
-SQUARE_ROOT += ("nlcg_muon_constant",)
+SQUARE_ROOT += ("nlcg_muon_constant", "steepest_muon")
 WARMUPS = (0.02, 0.05, 0.1, 0.2)
 L2 = (1e-5, 1e-3)
 WEIGHT_DECAY = (1e-3, 1.0)
