@@ -66,18 +66,24 @@ def sweep(folder: str) -> str:
     return sweep_report.by_steps(FOLDER / folder)
 
 
-def fewer_trials(folder: str, drawn: bool = False) -> str:
-    """What the optimizers of a sweep come to with smaller budgets.
+def tuned(folder: str) -> str:
+    """Test accuracies of a sweep, what they are, and the whole table."""
+    return (
+        "\nTest accuracy in percent, mean ± standard deviation over seeds, of the best "
+        "trial, behind the @ its learning rate. Schedule, warm-up, weight decay and "
+        "one parameter of each optimizer's own were tuned too (of AdamW the second "
+        "decay, in `adamw_b1` the first): "
+        f"{download(f'{folder}/table.md', 'the whole table')}.\n\n{sweep(folder)}"
+    )
 
-    Args:
-      folder: the sweep's.
-      drawn: whether the page has the picture already.
-    """
-    picture = image(f"{folder}/budget.png", "Accuracy against the number of trials")
+
+def fewer_trials(folder: str) -> str:
+    """What the optimizers of a sweep come to with smaller budgets."""
     return (
         "\nWith fewer trials the best of them is worse. The mean of its accuracy over "
         "all choices of so many of the trials, on held-out images, in percent:\n\n"
-        + ("" if drawn else picture + "\n")
+        + image(f"{folder}/budget.png", "Accuracy against the number of trials")
+        + "\n"
         + include(f"{folder}/budget.md")
     )
 
@@ -144,6 +150,9 @@ def sections() -> dict[str, str]:
     """The page by heading."""
     run = ".venv/bin/python -m benchmarks"
     return {
+        "Photographs: conjugate directions and what they are built on": (
+            from_readme(readme.photographs())
+        ),
         "Digits at growing batch sizes": from_readme(readme.digits()),
         "Digits, sixteen trials for every optimizer": (
             command(
@@ -194,12 +203,11 @@ def sections() -> dict[str, str]:
                 "    --optimizers nlcg nlcg_adam nlcg_muon sgd nesterov adamw lars muon"
             )
             + "\n"
-            + from_readme(readme.small_photographs())
-            + "\nFour microbatches have batch statistics of their own. Twelve trials "
-            "each, and in the shorter runs twice as many for Muon with and without "
-            "conjugate directions. "
-            f"{download('sweep_cifar100_16x16/table.md', 'The whole table')}.\n"
-            + fewer_trials("sweep_cifar100_16x16", drawn=True)
+            + tuned("sweep_cifar100_16x16")
+            + "\nBatch 2,048, of which four microbatches have batch statistics of "
+            "their own. Twelve trials each, and in the shorter runs twice as many for "
+            "Muon with and without conjugate directions.\n"
+            + fewer_trials("sweep_cifar100_16x16")
             + "\nThat depends on where the ranges of the search lie. With the learning "
             "rate of the best trial multiplied by powers of the square root of ten, "
             "all else as chosen, it does not; the last columns are over how many "
@@ -232,13 +240,12 @@ def sections() -> dict[str, str]:
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192"
             )
             + "\n"
-            + from_readme(readme.largest_batch())
+            + tuned("sweep_cifar100_16x16_b8192")
             + "\nFour epochs are 97 steps at batch 2,048, above, and 24 here; 48 and "
             "97 steps are two and four epochs there, eight and sixteen here. Batch "
-            "statistics are of 512 images in both. Some of the runs had to share their "
-            "cores: their seconds say little. "
-            f"{download('sweep_cifar100_16x16_b8192/table.md', 'The whole table')}.\n"
-            + fewer_trials("sweep_cifar100_16x16_b8192", drawn=True)
+            "statistics are of 512 images in both. Twenty-four trials each, and twelve "
+            "in the longest runs. Some of the runs had to share their cores: their "
+            "seconds say little.\n" + fewer_trials("sweep_cifar100_16x16_b8192")
         ),
         "Tiny-ImageNet at 16x16 pixels": (
             command(
@@ -248,10 +255,10 @@ def sections() -> dict[str, str]:
                 "    --out benchmarks/results/sweep_tiny_imagenet_16x16_b8192"
             )
             + "\n"
-            + from_readme(readme.second_data_set())
-            + "\nThe published validation set is the test set here. "
-            f"{download('sweep_tiny_imagenet_16x16_b8192/table.md', 'The whole table')}"
-            ".\n" + fewer_trials("sweep_tiny_imagenet_16x16_b8192")
+            + tuned("sweep_tiny_imagenet_16x16_b8192")
+            + "\nTwice the images with twice the classes: 24 steps are two epochs. The "
+            "published validation set is the test set here.\n"
+            + fewer_trials("sweep_tiny_imagenet_16x16_b8192")
         ),
         "CIFAR-100 at 16x16 pixels, a transformer": (
             command(

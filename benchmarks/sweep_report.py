@@ -52,7 +52,7 @@ def tested(out: pathlib.Path) -> list[Row]:
 
     A sweep that went on with more trials has tested its former choices too.
     """
-    best = {key: chosen(rows) for key, rows in _trials(out).items()}
+    best = {key: chosen(rows) for key, rows in trial_groups(out).items()}
     return [
         row
         for row in report.load(out / "final" / "results.jsonl")
@@ -61,14 +61,15 @@ def tested(out: pathlib.Path) -> list[Row]:
     ]
 
 
-def _trials(out: pathlib.Path) -> dict[tuple, list[Row]]:
+def trial_groups(out: pathlib.Path) -> dict[tuple, list[Row]]:
+    """The trials of a sweep by batch size, number of epochs and optimizer."""
     return report.group_rows(report.load(out / "trials" / "results.jsonl"), *_FIXED)
 
 
 def summarize(out: pathlib.Path) -> str:
     """Makes tables and plots from the rows; returns the tables."""
     rows = tested(out)
-    trials = _trials(out)
+    trials = trial_groups(out)
     groups = report.group_rows(rows, *_FIXED)
     header = "optimizer", "batch", "steps", "learning rate", "schedule", "warm-up"
     header += "decay", "smoothing", "own", "trials", "unfinished", "median trial %"
@@ -167,7 +168,7 @@ def budgets(out: pathlib.Path) -> str:
         for key, rows in report.group_rows(finals, *_FIXED[:2]).items()
     }
     groups: dict[tuple[int, int], dict[str, list[float]]] = {}
-    trials = _trials(out)
+    trials = trial_groups(out)
     for (batch_size, num_epochs, name), rows in trials.items():
         curve = [expected_best(rows, n) for n in range(1, len(rows) + 1)]
         of_length = groups.setdefault((batch_size, steps[batch_size, num_epochs]), {})

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from benchmarks import growing_batch, rate_sensitivity, readme, report, sweep_report
+from benchmarks import (
+    growing_batch,
+    rate_sensitivity,
+    readme,
+    report,
+    sweep_pairs,
+    sweep_report,
+)
 
 RESULTS = readme.ROOT / readme.RESULTS
 # What conjugate directions are put around, by optimizer.
@@ -76,6 +83,45 @@ def test_growing_batch_is_drawn(tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("folder", sweep_pairs.SWEEPS)
+def test_pairs_had_as_many_trials(folder):
+    """As the README says, and that it is twelve or twenty-four."""
+    trials = sweep_report.trial_groups(RESULTS / folder)
+    compared = 0
+    for (batch_size, num_epochs, name), rows in trials.items():
+        for others in dict(sweep_pairs.PAIRS).get(name, ()):
+            if other := trials.get((batch_size, num_epochs, others)):
+                assert len(rows) == len(other)
+                assert len(rows) in (12, 24)
+                compared += 1
+    assert compared
+
+
+def test_the_table_of_pairs():
+    """One of its cells, from the rows; who is ahead is bold."""
+    rows = [
+        row["test_accuracy"]
+        for row in sweep_report.tested(RESULTS / "sweep_tiny_imagenet_16x16_b8192")
+        if row["config"]["optimizer"] == "nlcg_muon"
+    ]
+    mean, spread = 100 * np.mean(rows), 100 * np.std(rows, ddof=1)
+    (line,) = [line for line in sweep_pairs.table().splitlines() if "Tiny" in line]
+    assert f"| **{mean:.2f} ± {spread:.2f}** " in line
+    assert line.count("**") == 4  # the other is nlcg_adam
+
+
+@pytest.mark.parametrize(
+    ("ours", "others", "ahead"),
+    [
+        ([2.0, 4.0], [0.0, 0.1], True),
+        ([2.0, 4.0], [1.0, 2.0], False),
+        ([0.0, 0.1], [2.0, 4.0], False),
+    ],
+)
+def test_ahead_is_by_more_than_both_deviations(ours, others, ahead):
+    assert sweep_pairs.is_ahead(ours, others) == ahead
+
+
 @pytest.mark.parametrize(
     ("folder", "comparisons"),
     [
@@ -117,6 +163,7 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
             ["adamw", "adamw_b1", "lamb", "lars"],
         ),
         ("sweep_tiny_imagenet_16x16_b8192", 2, "nlcg_adam", ["adamw"]),
+        ("sweep_cifar100_16x16_b8192", 4, "nlcg", ["nesterov"]),
         ("sweep_digits", 10, "nlcg_adam", ["adamw"]),
         ("sweep_digits_resnet8", 10, "nlcg_adam", ["adamw"]),
         ("sweep_cifar100_16x16", 2, "nlcg_adam", ["adamw"]),
