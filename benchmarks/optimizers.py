@@ -127,6 +127,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "nlcg_adam_constant": partial(_constant_beta, preconditioner=ADAM_SCALING),
     "nlcg_muon": partial(_nlcg, preconditioner=_MUON),
     "nlcg_muon_constant": partial(_constant_beta, preconditioner=_MUON),
+    "nlcg_muon_pr": partial(_nlcg, beta_rule="polak_ribiere", preconditioner=_MUON),
     # Muon's metric and nothing of the past.
     "steepest_muon": partial(_nlcg, largest_beta=0.0, preconditioner=_MUON),
     # The authors' code as it runs.
@@ -154,7 +155,7 @@ SETTINGS = {
         (
             *("nlcg", "nlcg_online", "nlcg_pr", "nlcg_hs", "nlcg_dy", "nlcg_hz"),
             *("nlcg_fr", "nlcg_fr_step", "nlcg_fr_bfgs", "nlcg_no_rollback"),
-            *("nlcg_adam", "nlcg_adam_fr", "nlcg_muon"),
+            *("nlcg_adam", "nlcg_adam_fr", "nlcg_muon", "nlcg_muon_pr"),
         ),
         "largest_beta",
     ),

@@ -40,6 +40,7 @@ STYLES = {
     "nlcg_adam_fr": ("#CC79A7", "d", "--"),
     "nlcg_adam_constant": ("#56B4E9", "<", "-."),
     "nlcg_muon_constant": ("#E69F00", "*", "--"),
+    "nlcg_muon_pr": ("#CC79A7", "*", "--"),
     "steepest_muon": ("#009E73", "*", ":"),
     "sgd_step": ("#000000", "1", ":"),
     "sgd": ("#000000", "v", "-"),

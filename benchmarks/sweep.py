@@ -62,6 +62,7 @@ class Space:
 # Three decades of learning rates for everyone, about where each is used.
 _NLCG = Space((0.1, 100.0), (0.8, 0.9, 0.95, 1.0))
 _NLCG_ADAM = Space((0.0003, 0.3), (0.8, 0.9, 0.95, 1.0), decoupled=True)
+_NLCG_MUON = Space((0.001, 1.0), (0.8, 0.9, 0.95, 1.0), decoupled=True)
 SPACES = {
     "nlcg": _NLCG,
     "nlcg_online": _NLCG,
@@ -69,7 +70,8 @@ SPACES = {
     "nlcg_hutchinson": Space((0.03, 30.0), (0.03, 0.1, 0.3, 1.0)),
     "nlcg_gnb": Space((0.03, 30.0), (0.03, 0.1, 0.3, 1.0)),
     "nlcg_adam": _NLCG_ADAM,
-    "nlcg_muon": Space((0.001, 1.0), (0.8, 0.9, 0.95, 1.0), decoupled=True),
+    "nlcg_muon": _NLCG_MUON,
+    "nlcg_muon_pr": _NLCG_MUON,
     # Parts of NLCG: what each of them earns.
     "nlcg_fr": _NLCG,
     "nlcg_fr_step": _NLCG,
@@ -97,7 +99,7 @@ SPACES = {
 }
 SQUARE_ROOT = ("rmsprop", "adamw", "adamw_b1", "lars", "lamb", "muon", "nlcg_muon")
 SQUARE_ROOT += ("nlcg_adam", "nlcg_adam_fr", "nlcg_adam_constant")
-SQUARE_ROOT += ("nlcg_muon_constant", "steepest_muon")
+SQUARE_ROOT += ("nlcg_muon_pr", "nlcg_muon_constant", "steepest_muon")
 WARMUPS = (0.02, 0.05, 0.1, 0.2)
 L2 = (1e-5, 1e-3)
 WEIGHT_DECAY = (1e-3, 1.0)
