@@ -28,8 +28,8 @@ class Interval(NamedTuple):
         high: upper end: its slope is not negative or its value is above the ceiling;
             its step is infinite while there is none.
         limit: least step known to give no finite value; infinite while there is none.
-        secants: secant steps since the last bisection, int32; at most two in a row.
-        width: width of the interval at the last bisection.
+        secants: how many of the two steps of secant^2 have been proposed, int32.
+        width: width of the interval before them.
         collapsed: whether the interval holds no further trial in this precision.
     """
 
@@ -84,7 +84,7 @@ def advance(old: Interval, point: Point, ceiling: jax.Array) -> Interval:
     # lower end has reached (after the ceiling was raised) neither.
     high = _where(finite & ~descends, point, _where(finite, old.high, none))
     high = _where(high.step <= low.step, none, high)
-    limit = jnp.where(finite, old.limit, jnp.minimum(old.limit, point.step))
+    limit = jnp.where(finite, old.limit, point.step)
     bracketed = jnp.isfinite(high.step)
     width = high.step - low.step
 
@@ -105,17 +105,14 @@ def advance(old: Interval, point: Point, ceiling: jax.Array) -> Interval:
     trial = jnp.where(high.slope < 0, rising, trial)
     trial = jnp.where(bracketed, trial, outside)
     trial = jnp.where(finite, trial, retreat)
-    fresh = ~to_secant | (old.secants >= 2)
     eps = jnp.finfo(trial.dtype).eps
     return Interval(
         trial=trial,
         low=low,
         high=high,
         limit=limit,
-        secants=jnp.where(to_secant, jnp.where(fresh, 0, old.secants) + 1, 0),
-        width=jnp.where(
-            bracketed, jnp.where(fresh | (old.secants == 0), width, old.width), jnp.inf
-        ),
+        secants=jnp.where(to_secant, old.secants % 2 + 1, 0),
+        width=jnp.where(old.secants == 1, old.width, width),
         collapsed=(bracketed & (width <= 4 * eps * high.step))
         | (trial == low.step)
         | (trial == high.step)
@@ -163,17 +160,14 @@ def _secant(one: Point, other: Point) -> jax.Array:
 def _second_secant(old: Interval, low: Point, high: Point) -> jax.Array:
     """The second step of secant^2: through an end and the end that it replaced."""
     low_moved = low.step != old.low.step
-    high_moved = (high.step != old.high.step) & jnp.isfinite(old.high.step)
-    step = jnp.where(high_moved, _secant(high, old.high), jnp.nan)
-    return jnp.where(low_moved, _secant(low, old.low), step)
+    return jnp.where(low_moved, _secant(low, old.low), _secant(high, old.high))
 
 
 def _cubic(low: Point, high: Point) -> jax.Array:
     """Minimiser of the cubic through both values and slopes; NaN if there is none."""
     width = high.step - low.step
     first = low.slope + high.slope - 3 * (high.value - low.value) / width
-    radicand = first**2 - low.slope * high.slope
-    root = jnp.sqrt(jnp.where(radicand >= 0, radicand, jnp.nan))
+    root = jnp.sqrt(first**2 - low.slope * high.slope)
     return high.step - width * (high.slope + root - first) / (
         high.slope - low.slope + 2 * root
     )

@@ -318,9 +318,7 @@ def scale_by_hager_zhang_line_search(
                 trial=jnp.where(widen, flatter, interval.trial)
             )
             trials = search.num_evaluations + 2
-            stop = (interval.collapsed & ~widen) | (
-                trials >= 2 * max_trials + probes.astype(jnp.int32)
-            )
+            stop = (interval.collapsed & ~widen) | (trials >= 2 * max_trials)
             kept = Point(
                 *(
                     jnp.where(keep, new, old)
