@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -17,3 +18,10 @@ if int(importlib.metadata.version("jaxlib").split(".")[1]) < 11:
         "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2 "
         "--xla_backend_optimization_level=0",
     )
+
+
+@pytest.fixture
+def x64():
+    """Double precision in the test that asks for it."""
+    with jax.enable_x64(True):
+        yield

@@ -232,6 +232,42 @@ def test_double_precision_is_kept():
         np.testing.assert_allclose(diagonal, [1 + 6e-9, 1e-12], rtol=1e-14)
 
 
+def test_many_probes_in_low_precision():
+    """A sum of ones in bfloat16 stops growing at 256."""
+    diagonal = hessian_diagonal(
+        lambda p: jnp.sum(p**2) / 2,
+        jnp.ones(2, jnp.bfloat16),
+        jax.random.key(0),
+        num_probes=300,
+    )
+    np.testing.assert_array_equal(diagonal.astype(float), 1)
+
+
+def test_squares_of_small_gradients_in_low_precision():
+    """Those of a half over 4096 samples vanish in float16; times 4096 they do not."""
+    diagonal = hessian_diagonal(
+        lambda logits: (jax.nn.logsumexp(logits, axis=1).mean(), logits),
+        jnp.zeros((4096, 2), jnp.float16),
+        jax.random.key(0),
+        method="gauss_newton_bartlett",
+    )
+    np.testing.assert_array_equal(diagonal.astype(float), 2.0**-14)
+
+
+def test_a_sure_model_in_low_precision():
+    """In bfloat16 the probability of its label would be one."""
+    logits = jnp.array([[7.0, 0.0]], jnp.bfloat16)
+    diagonal = hessian_diagonal(
+        lambda logits: (jax.nn.logsumexp(logits), logits),
+        logits,
+        jax.random.key(0),
+        method="gauss_newton_bartlett",
+    )
+    np.testing.assert_allclose(
+        diagonal.astype(float), (1 + np.exp(7)) ** -2.0, rtol=2e-2
+    )
+
+
 def complex_loss(z):
     """Not holomorphic, with different curvature in real and imaginary parts."""
     matrix = jnp.array([[1.0, 0.5j], [0.3, 2.0 - 1.0j]])
@@ -366,7 +402,10 @@ def test_a_missing_key_is_named():
 
 
 @pytest.mark.parametrize("has_aux", [False, True])
-@pytest.mark.parametrize("out", [lambda p: p.sum(), lambda p: (p.sum(), 1.0)])
+@pytest.mark.parametrize(
+    "out",
+    [lambda p: p.sum(), lambda p: (p.sum(), 1.0), lambda p: (p.sum(), p.sum())],
+)
 def test_missing_logits_are_named(out, has_aux):
     evaluate = value_grad_and_hessian_diagonal(
         out, method="gauss_newton_bartlett", has_aux=has_aux

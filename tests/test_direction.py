@@ -17,12 +17,6 @@ from tests import common
 RULES = list(BETA_RULES)
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.parametrize("rule", RULES)
 def test_equals_preconditioned_linear_cg(x64, rule):
     n = 20  # and conditions in which rounding does not grow to be seen

@@ -17,12 +17,6 @@ from tests import common
 RULES = list(optax_nlcg.BETA_RULES)
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def trial_after(tx, x, fun, steps):
     """Parameters and state after some steps of a solver."""
 

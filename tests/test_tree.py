@@ -35,13 +35,16 @@ def test_several_pairs_of_nested_trees():
     np.testing.assert_allclose(dots, want, rtol=1e-14)
 
 
-def test_complex_is_two_reals():
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-6), ("float64", 1e-14)])
+def test_complex_is_two_reals(dtype, rtol):
     rng = np.random.default_rng(1)
-    re, im = (rng.normal(size=(2, 7)).astype(np.float32) for _ in range(2))
-    z = jnp.asarray(re + 1j * im)
-    dot = tree.inner_products([(z[0], z[1])])[0]
-    assert dot.dtype == jnp.float32
-    np.testing.assert_allclose(dot, re[0] @ re[1] + im[0] @ im[1], rtol=1e-6)
+    re, im = (rng.normal(size=(2, 7)).astype(dtype) for _ in range(2))
+    with jax.enable_x64(dtype == "float64"):
+        z = jnp.asarray(re + 1j * im)
+        dots = tree.inner_products([(z[0], z[1]), (z[0], re[1]), (re[0], z[1])])
+    assert dots.dtype == dtype
+    real = re[0] @ re[1]
+    np.testing.assert_allclose(dots, [real + im[0] @ im[1], real, real], rtol=rtol)
 
 
 def test_empty_tree():
@@ -97,6 +100,31 @@ def test_skipped_steps_are_counted_and_change_nothing_else(finite):
 
 def test_size_counts_real_numbers():
     assert tree.size({"a": jnp.zeros((2, 3)), "b": jnp.zeros(4, jnp.complex64)}) == 14
+
+
+@pytest.mark.parametrize(
+    ("leaves", "want"),
+    [
+        ([], 0),
+        ([np.zeros(0), [-3.0, 2.0]], 3),
+        ([[1.0], [3 - 4j]], 4),
+        ([[1.0], [-5 + 4j]], 5),
+        ([[1.0, np.nan], [2.0]], np.nan),
+        ([[1.0], [np.nan * 1j]], np.nan),
+        ([[1.0], [-np.inf]], np.inf),
+    ],
+)
+def test_largest(leaves, want):
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    np.testing.assert_array_equal(tree.largest(leaves, jnp.float32), np.float32(want))
+
+
+def test_fits():
+    wide, narrow = jnp.asarray([-65504.0, 1.0]), jnp.zeros(2, jnp.float16)
+    assert tree.fits([wide, 1e6 * wide], [narrow, wide])
+    assert not tree.fits([wide, 1.001 * wide], [narrow, narrow])
+    assert not tree.fits([wide * jnp.nan], [narrow])
+    assert tree.fits([1e30 * wide], [wide]) is True
 
 
 def test_full_like():

@@ -25,12 +25,6 @@ LINES = {
 }
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def search_along(phi, scale=1.0, tx=None):
     """One search from 0 with the update `scale`: the step taken and the state."""
     tx = tx or optax_nlcg.scale_by_hager_zhang_line_search()
@@ -52,6 +46,7 @@ def test_wolfe_conditions(x64, name):
     start = jax.grad(phi)(0.0)
     assert np.all(jax.vmap(phi)(steps) - phi(0.0) <= DELTA * steps * start)
     assert np.all(slope(steps) >= SIGMA * start)
+    np.testing.assert_allclose(state.slope, start * scales)
     assert np.all(state.num_evaluations <= 40)
 
 
@@ -222,7 +217,57 @@ def test_a_loss_that_is_nowhere_lower_gives_no_step():
     )
     assert float(updates) == 0
     assert int(state.outcome) == SearchOutcome.NO_PROGRESS
-    assert int(state.num_evaluations) <= 2 * 8 + 1
+    assert int(state.num_evaluations) == 2 * 8
+
+
+def test_a_loss_of_minus_infinity_is_no_progress(x64):
+    def phi(a):
+        return jnp.where(a > 2, -jnp.inf, (a - 3) ** 2)
+
+    tx = optax_nlcg.scale_by_hager_zhang_line_search(curvature=0.1)
+    step, state = search_along(phi, 1.0, tx)
+    assert int(state.outcome) == SearchOutcome.BEST_OF_TRIALS
+    np.testing.assert_allclose(step, 2, rtol=1e-3)
+    assert step <= 2
+    np.testing.assert_allclose(state.value, (step - 3) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("value_error", "outcome"),
+    [
+        (1e-2, SearchOutcome.APPROXIMATE_WOLFE),
+        (2e-7, SearchOutcome.APPROXIMATE_WOLFE),  # times 10^5, which is the most
+        (1e-8, SearchOutcome.BEST_OF_TRIALS),
+    ],
+)
+def test_a_loss_rougher_than_assumed(x64, value_error, outcome):
+    def value(a):  # has its minimum at 1, and a rise of 1 halfway
+        return 100 + (a - 1) ** 2 / 2 + (a > 0.5)
+
+    fun = jax.custom_vjp(value)
+    fun.defvjp(lambda a: (value(a), a), lambda a, ct: (ct * (a - 1),))
+    tx = optax_nlcg.scale_by_hager_zhang_line_search(
+        curvature=0.1, value_error=value_error, max_trials=200
+    )
+    x = jnp.zeros(())
+    state = tx.init(x)._replace(approximate=jnp.asarray(True))
+    step, state = tx.update(
+        jnp.ones(()), state, x, value=fun(x), grad=-jnp.ones(()), value_fn=fun
+    )
+    assert int(state.outcome) == outcome
+    at_minimum = outcome == SearchOutcome.APPROXIMATE_WOLFE
+    np.testing.assert_allclose(step, 1 if at_minimum else 0.5, rtol=0.1)
+
+
+def test_scale_of_the_loss_is_a_mean_of_its_magnitude():
+    tx, x = optax_nlcg.scale_by_hager_zhang_line_search(), jnp.ones(2)
+    state = tx.init(x)
+    for value in (-8.0, 2.0):
+        _, state = tx.update(
+            -x, state, x, value=value, grad=x, value_fn=lambda x: 10 * jnp.sum(x) - 40
+        )
+    assert int(state.count) == 2
+    np.testing.assert_allclose(state.value_scale, (2 + 0.7 * 8) / 1.7, rtol=1e-6)
 
 
 @pytest.mark.parametrize("missing", ["params", "value", "grad", "value_fn"])

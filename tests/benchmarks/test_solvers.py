@@ -33,12 +33,6 @@ STARTS = {
 }
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.fixture(scope="module")
 def problems():
     return {problem.name: problem for problem in all_problems()}
