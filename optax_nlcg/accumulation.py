@@ -94,8 +94,9 @@ def multi_steps(
         options: dict[str, Any] = {}
         # Older Optax sums in the parameters' dtype, newer in float32 unless told.
         if "accumulator_dtype" in inspect.signature(optax.MultiSteps).parameters:
-            dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
-            options["accumulator_dtype"] = dtype
+            # Each dtype by itself: of weakly typed float64 float32 would remain.
+            dtypes = map(jnp.result_type, jax.tree.leaves(params))
+            options["accumulator_dtype"] = jnp.result_type(jnp.float32, *dtypes)
         return optax.MultiSteps(
             optimizer, every_k, should_skip_update_fn=optax.skip_not_finite, **options
         )

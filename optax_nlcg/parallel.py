@@ -79,8 +79,7 @@ def synchronize(
         # The gradient with respect to a part is the sum over devices already: that is
         # what a gather's transpose does.
         among = tuple(name for name in names if name not in split_over)
-        summed = tuple(name for name in names if name in split_over)
-        return jax.lax.pmean(value, among) / jax.lax.axis_size(summed)
+        return jax.lax.pmean(value, among) / jax.lax.axis_size(split_over)
 
     def local(params: Tree) -> Tree:
         # With respect to parameters that differ between devices a gradient is the

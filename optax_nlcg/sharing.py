@@ -65,7 +65,7 @@ def map_stacks(
     if isinstance(sharding, NamedSharding):
         _check_automatic(names)
         number = math.prod(sharding.mesh.shape[name] for name in names)
-        share_out = functools.partial(_under_jit, sharding=sharding)
+        share_out = functools.partial(_under_jit, sharding=sharding, names=names)
     else:
         number = _size_by_hand(names)
         share_out = functools.partial(_by_hand, names=names)
@@ -142,7 +142,11 @@ def _together(function: Function, stacks: list[jax.Array]) -> list[jax.Array]:
 
 
 def _under_jit(
-    function: Function, stack: jax.Array, number: int, sharding: NamedSharding
+    function: Function,
+    stack: jax.Array,
+    number: int,
+    sharding: NamedSharding,
+    names: tuple[str, ...],
 ) -> jax.Array:
     """Has the compiler split a stack.
 
@@ -151,7 +155,8 @@ def _under_jit(
     communication and gathered at the end, and a split one is passed on by an all-to-all
     each way. Stacked as it is cut, every matrix would be sent by itself.
     """
-    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+    explicit = all(kinds[name] == AxisType.Explicit for name in names)
     place = jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint
     inner = None if explicit else PartitionSpec.UNCONSTRAINED
     together = NamedSharding(sharding.mesh, PartitionSpec(None, inner, inner))

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import optax_nlcg
+
 
 def spd_matrix(eigenvalues, seed=0):
     """A symmetric positive definite matrix with these eigenvalues, as float64."""
@@ -82,3 +84,14 @@ def counted(fun, calls):
 
     watched.defvjp(lambda x: (watched(x), x), backward)
     return watched
+
+
+def draw(shape, seed=0, dtype=np.float32):
+    """Normal random numbers."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def orthogonalize(gradient, *arguments):
+    """The first update by `scale_by_orthogonalization` with these arguments."""
+    tx = optax_nlcg.scale_by_orthogonalization(*arguments)
+    return tx.update(gradient, tx.init(gradient))[0]

@@ -1,7 +1,9 @@
 """Eight CPU devices for every test, and programs that are quickly compiled."""
 
+import faulthandler
 import importlib.metadata
 import os
+import sys
 
 import jax
 import pytest
@@ -25,3 +27,11 @@ def x64():
     """Double precision in the test that asks for it."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def time_limit():
+    """Devices that wait for each other for ever must end the run, not stop it."""
+    faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()

@@ -110,6 +110,30 @@ def test_sums_are_as_wide_as_the_parameters(dtype):
         np.testing.assert_allclose(updates, -parts.mean(0), rtol=precision)
 
 
+def test_sums_of_weakly_typed_gradients_are_wide():
+    with jax.enable_x64(True):
+        params = jnp.asarray(0.0)
+        assert params.weak_type
+        optimizer = optax_nlcg.multi_steps(optax.sgd(1.0), 2)
+        state = optimizer.init(params)
+        for part in (0.1, 0.2):
+            updates, state = optimizer.update(jnp.asarray(part), state, params)
+        np.testing.assert_allclose(updates, -0.15, rtol=1e-15)
+
+
+def test_a_loss_wider_than_the_parameters_leaves_the_types_of_the_state():
+    with jax.enable_x64(True):
+        params = jnp.zeros(3, jnp.float32)
+        optimizer = optax_nlcg.multi_steps(optax_nlcg.nlcg(0.1), 2)
+        state = optimizer.init(params)
+        value = jnp.ones((), jnp.float64)
+        _, new = jax.eval_shape(optimizer.update, params, state, params, value=value)
+        got, want = (
+            [leaf.dtype for leaf in jax.tree.leaves(tree)] for tree in (new, state)
+        )
+        assert got == want
+
+
 def test_real_and_complex_parameters_cannot_be_mixed():
     mixed = {"a": jnp.zeros(2), "z": jnp.zeros(2, jnp.complex64)}
     with pytest.raises(ValueError, match="all real or all complex"):

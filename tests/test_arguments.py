@@ -265,6 +265,7 @@ CONSTRUCTORS = {
                 (MESH, TypeError),
                 (PartitionSpec(), ValueError),
                 (PartitionSpec(None, "devices"), ValueError),
+                (PartitionSpec("devices", "model"), ValueError),
                 (NamedSharding(MESH, PartitionSpec()), ValueError),
                 (NamedSharding(MESH, PartitionSpec(None, "devices")), ValueError),
             ],
