@@ -141,14 +141,18 @@ def scale_by_diagonal_bfgs(
         curved &= finite & jnp.isfinite(shs) & (state.count > 0)
         safe_ys, safe_shs = jnp.where(curved, ys, 1), jnp.where(curved, shs, 1)
 
-        def correct(h, hs, y):
+        def correct(h, hs, y, g):
             corrected = jnp.abs(h - hs * (hs / safe_shs) + y * (y / safe_ys))
             corrected = corrected.astype(h.dtype)
             # An entry may overflow, in float16 above all; it would never come back.
-            return jnp.where(curved & jnp.isfinite(corrected), corrected, h)
+            h = jnp.where(curved & jnp.isfinite(corrected), corrected, h)
+            # Nor would one so small that the gradient overflows by it: that step is
+            # skipped, and without steps there are no corrections.
+            fits = jnp.isfinite((g / (h + eps)).astype(h.dtype))
+            return jnp.where(fits | ~finite, h, jnp.asarray(initial, h.dtype))
 
         # Without a finite y's there is nothing to correct, so it needs no selection.
-        diagonal = tree.map_components(correct, state.diagonal, hs, y)
+        diagonal = tree.map_components(correct, state.diagonal, hs, y, updates)
         new_state = DiagonalBfgsState(
             count=optax.safe_increment(state.count),
             num_skipped=state.num_skipped,

@@ -90,6 +90,20 @@ def test_skips_gradients_that_are_not_finite(bad):
     np.testing.assert_array_equal(state.diagonal, want.diagonal)
 
 
+@pytest.mark.parametrize(("dtype", "eps"), [(jnp.float16, 1e-8), (jnp.float32, 0.0)])
+def test_an_entry_by_which_the_gradient_overflows_starts_anew(dtype, eps):
+    """Every later step would be skipped, and skipped steps correct nothing."""
+    x, g = jnp.array([[1.0, 2.0], [0.5, -1.0]], dtype)
+    tx = optax_nlcg.scale_by_diagonal_bfgs(initial=2.0, eps=eps)
+    state = tx.init(x)._replace(diagonal=jnp.array([1e-7 * (eps > 0), 4.0], dtype))
+    bad, kept = tx.update(g.at[1].set(jnp.nan), state, x)
+    np.testing.assert_array_equal(bad, 0)
+    np.testing.assert_array_equal(kept.diagonal, state.diagonal)
+    z, state = tx.update(g, state, x)
+    np.testing.assert_array_equal(z, jnp.array([0.25, -0.25], dtype))
+    np.testing.assert_array_equal(state.diagonal, jnp.array([2.0, 4.0], dtype))
+
+
 def test_complex_is_two_reals():
     rng = np.random.default_rng(3)
     params, gradients = jnp.asarray(rng.normal(size=(2, 4, 2, 5)), jnp.float32)
