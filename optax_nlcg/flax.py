@@ -53,11 +53,7 @@ class TrainState(train_state.TrainState):
         Returns:
             The new state.
         """
-        extra_args = {
-            "grad": jax.tree.map(jnp.conj, grads),
-            "value": value,
-            "value_fn": value_fn,
-        }
+        extra_args = {"value": value, "value_fn": value_fn}
         given = {name: arg for name, arg in extra_args.items() if arg is not None}
         if hessian_diagonal is not _ABSENT:
             given["hessian_diagonal"] = hessian_diagonal
@@ -66,7 +62,9 @@ class TrainState(train_state.TrainState):
         inner = self.tx if accumulates else optax.with_extra_args_support(self.tx)
 
         def update(updates, state, params=None):
-            return inner.update(updates, state, params, **given)
+            # Of `updates`: Flax has taken out what in `grads` overwrites parameters.
+            grad = jax.tree.map(jnp.conj, updates)
+            return inner.update(updates, state, params, grad=grad, **given)
 
         bound = self.replace(tx=optax.GradientTransformation(inner.init, update))
         stepped = super(TrainState, bound).apply_gradients(grads=grads, **kwargs)

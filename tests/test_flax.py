@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 
 import optax_nlcg
@@ -110,6 +111,22 @@ def test_complex_gradient_reaches_searches_as_jax_gives_it():
         grads=jax.tree.map(jnp.conj, grads), value=value, value_fn=fun
     )
     np.testing.assert_allclose(state.params["w"], np.full(2, 1 + 2j), rtol=1e-5)
+
+
+def test_searches_get_no_gradient_that_overwrites():
+    """As that of a layer in float8: Flax puts it in place of the parameter."""
+    params = {
+        "params": {"w": jnp.ones(2)},
+        OVERWRITE_WITH_GRADIENT: {"scale": jnp.ones(1)},
+    }
+    state = TrainState.create(
+        apply_fn=None, params=params, tx=optax_nlcg.nonlinear_cg()
+    )
+    value, grad = jax.value_and_grad(loss_fn)(params["params"])
+    grads = {"params": grad, OVERWRITE_WITH_GRADIENT: {"scale": jnp.full(1, 7.0)}}
+    state = state.apply_gradients(grads=grads, value=value, value_fn=loss_fn)
+    assert loss_fn(state.params["params"]) < value
+    assert state.params[OVERWRITE_WITH_GRADIENT]["scale"] == 7
 
 
 def test_missing_loss_is_named():
