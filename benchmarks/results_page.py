@@ -206,7 +206,7 @@ def sections() -> dict[str, str]:
             + tuned("sweep_cifar100_16x16")
             + "\nBatch 2,048, of which four microbatches have batch statistics of "
             "their own. Twelve trials each, and in the shorter runs twice as many for "
-            "Muon with and without conjugate directions.\n"
+            "what is in Muon's metric.\n"
             + fewer_trials("sweep_cifar100_16x16")
             + "\nThat depends on where the ranges of the search lie. With the learning "
             "rate of the best trial multiplied by powers of the square root of ten, "
@@ -228,8 +228,8 @@ def sections() -> dict[str, str]:
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192 \\\n"
-                "    --optimizers nlcg_muon nlcg_muon_constant muon nlcg_adam adamw "
-                "\\\n        adamw_b1 lamb lars nlcg nesterov\n"
+                "    --optimizers nlcg_muon nlcg_muon_constant steepest_muon muon "
+                "\\\n        nlcg_adam adamw adamw_b1 lamb lars nlcg nesterov\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
                 "    --num-epochs 8 --optimizers nlcg_muon muon \\\n"
@@ -247,11 +247,23 @@ def sections() -> dict[str, str]:
             "in the longest runs. Some of the runs had to share their cores: their "
             "seconds say little.\n" + fewer_trials("sweep_cifar100_16x16_b8192")
         ),
+        "CIFAR-100 at 16x16 pixels, batch 16,384": (
+            command(
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --batch-sizes 16384 --num-microbatches 32 --num-trials 24 \\\n"
+                "    --num-epochs 8 --optimizers nlcg_muon muon \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16_b16384"
+            )
+            + tuned("sweep_cifar100_16x16_b16384")
+            + "\nA third of the training set in every step: as many steps as in the "
+            "shortest runs above, in twice the epochs.\n"
+            + fewer_trials("sweep_cifar100_16x16_b16384")
+        ),
         "Tiny-ImageNet at 16x16 pixels": (
             command(
                 f"{run}.sweep --config tiny_imagenet_16x16_resnet8 --data-dir data \\\n"
                 "    --num-trials 24 --optimizers nlcg_muon muon nlcg_muon_constant "
-                "\\\n        nlcg_adam adamw \\\n"
+                "\\\n        nlcg_adam adamw adamw_b1 \\\n"
                 "    --out benchmarks/results/sweep_tiny_imagenet_16x16_b8192"
             )
             + "\n"

@@ -11,6 +11,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 SWEEPS = (
     "sweep_cifar100_16x16",
     "sweep_cifar100_16x16_b8192",
+    "sweep_cifar100_16x16_b16384",
     "sweep_cifar100_16x16_vit",
     "sweep_cifar100_16x16_vit_b8192",
     "sweep_tiny_imagenet_16x16_b8192",
@@ -36,6 +37,13 @@ def is_ahead(ours: Sequence[float], others: Sequence[float]) -> bool:
     return bool(np.mean(ours) - np.mean(others) > spread)
 
 
+def accuracies(rows: Sequence[report.Row], name: str) -> list[float]:
+    """Test accuracies in percent of the runs of an optimizer."""
+    return [
+        100 * row["test_accuracy"] for row in rows if row["config"]["optimizer"] == name
+    ]
+
+
 def table() -> str:
     """Test accuracy in percent, mean and deviation over seeds, of every pair.
 
@@ -43,9 +51,10 @@ def table() -> str:
     """
     lines = []
     for folder in SWEEPS:
-        for rows in report.group_rows(
+        by_length = report.group_rows(
             sweep_report.tested(RESULTS / folder), "num_epochs"
-        ).values():
+        )
+        for _, rows in sorted(by_length.items()):
             first = rows[0]
             config = first["config"]
             cells = [cell for pair in PAIRS for cell in _pair(rows, *pair)]
@@ -57,18 +66,13 @@ def table() -> str:
     return report.markdown(header, lines)
 
 
-def _pair(rows: list[report.Row], name: str, others: tuple[str, ...]) -> list[str]:
-    def accuracies(which: str) -> list[float]:
-        return [
-            100 * row["test_accuracy"]
-            for row in rows
-            if row["config"]["optimizer"] == which
-        ]
-
-    ours = accuracies(name)
-    ran = [values for which in others if (values := accuracies(which))]
+def _pair(
+    rows: Sequence[report.Row], name: str, others: tuple[str, ...]
+) -> tuple[str, str]:
+    ours = accuracies(rows, name)
+    ran = [values for which in others if (values := accuracies(rows, which))]
     theirs = max(ran, key=np.mean, default=[])
-    return [_cell(ours, theirs), _cell(theirs, ours)]
+    return _cell(ours, theirs), _cell(theirs, ours)
 
 
 def _cell(values: list[float], others: list[float]) -> str:

@@ -50,32 +50,51 @@ def test_same_epochs_at_four_times_the_batch():
     """As README, docs/choosing.md and the results page say."""
     runs = {
         (config["batch_size"], config["num_epochs"], row["num_steps"])
-        for folder in ("sweep_cifar100_16x16", "sweep_cifar100_16x16_b8192")
-        for row in sweep_report.tested(RESULTS / folder)
+        for batch_size in ("", "_b8192", "_b16384")
+        for row in sweep_report.tested(RESULTS / f"sweep_cifar100_16x16{batch_size}")
         for config in [row["config"]]
     }
     assert runs == {
+        (2048, 1, 24),
         (2048, 2, 48),
         (2048, 4, 97),
         (8192, 4, 24),
         (8192, 8, 48),
         (8192, 16, 97),
+        (16384, 8, 24),
     }
 
 
-@pytest.mark.parametrize("folders", growing_batch.SWEEPS.values())
-def test_growing_batch_compares_the_same_optimizers(folders):
-    rows = growing_batch.comparable(folders)
-    assert {row["config"]["num_epochs"] for row in rows} == {4}
+@pytest.mark.parametrize("sweeps", growing_batch.PANELS.values())
+def test_growing_batch_compares_the_same_optimizers(sweeps):
+    rows = growing_batch.comparable(sweeps)
     groups = report.group_rows(rows, "batch_size", "optimizer")
     sizes = sorted({size for size, _ in groups})
-    assert sizes == [2048, 8192]
-    names = [{name for s, name in groups if s == size} for size in sizes]
-    assert names[0] == names[1] >= {"muon", "nlcg_muon"}
-    best = [name for size, name in groups if size == 8192]
-    means = [np.mean([r["test_accuracy"] for r in groups[8192, n]]) for n in best]
+    assert len(sizes) == len(sweeps)
+    names = [[name for s, name in groups if s == size] for size in sizes]
+    assert all(same == names[0] for same in names)
+    assert {"muon", "nlcg_muon"} <= set(names[0])
+    means = [
+        np.mean([row["test_accuracy"] for row in groups[sizes[-1], name]])
+        for name in names[0]
+    ]
     assert means == sorted(means, reverse=True)
-    assert [growing_batch.num_trials(folder) for folder in folders] == [12, 24]
+    for folder, num_epochs in sweeps:
+        trials = report.group_rows(
+            report.load(RESULTS / folder / "trials/results.jsonl"),
+            "num_epochs",
+            "optimizer",
+        )
+        assert len({len(trials[num_epochs, name]) for name in names[0]}) == 1
+
+
+def test_growing_batch_keeps_steps_or_epochs():
+    """As the titles of its panels say."""
+    same_steps, same_epochs = map(
+        growing_batch.comparable, growing_batch.PANELS.values()
+    )
+    assert {row["num_steps"] for row in same_steps} == {24}
+    assert {row["config"]["num_epochs"] for row in same_epochs} == {4}
 
 
 def test_growing_batch_is_drawn(tmp_path):
@@ -127,8 +146,9 @@ def test_ahead_is_by_more_than_both_deviations(ours, others, ahead):
     [
         ("sweep_digits", 6),
         ("sweep_digits_resnet8", 6),
-        ("sweep_cifar100_16x16", 6),
+        ("sweep_cifar100_16x16", 9),
         ("sweep_cifar100_16x16_b8192", 12),
+        ("sweep_cifar100_16x16_b16384", 3),
         ("sweep_cifar100_16x16_vit", 6),
         ("sweep_cifar100_16x16_vit_b8192", 3),
         ("sweep_tiny_imagenet_16x16_b8192", 6),
@@ -151,9 +171,11 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
 @pytest.mark.parametrize(
     ("folder", "num_epochs", "name", "others"),
     [
+        ("sweep_cifar100_16x16", 1, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_b8192", 4, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_b8192", 8, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_b8192", 16, "nlcg_muon", ["muon"]),
+        ("sweep_cifar100_16x16_b16384", 8, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_vit_b8192", 4, "nlcg_muon", ["muon"]),
         ("sweep_tiny_imagenet_16x16_b8192", 2, "nlcg_muon", ["muon"]),
         (
@@ -187,27 +209,31 @@ def test_ahead_by_more_than_the_spread(folder, num_epochs, name, others):
         assert ours.mean() - theirs.mean() > ours.std(ddof=1) + theirs.std(ddof=1)
 
 
+def means_and_spreads(folder, num_epochs, *names):
+    rows = [
+        row
+        for row in sweep_report.tested(RESULTS / folder)
+        if row["config"]["num_epochs"] == num_epochs
+    ]
+    values = [sweep_pairs.accuracies(rows, name) for name in names]
+    return [(np.mean(v), np.std(v, ddof=1)) for v in values]
+
+
 @pytest.mark.parametrize(
-    ("folder", "num_epochs", "ahead"),
+    ("folder", "num_epochs", "difference"),
     [
-        ("sweep_cifar100_16x16", 2, True),
-        ("sweep_cifar100_16x16_b8192", 4, False),
-        ("sweep_tiny_imagenet_16x16_b8192", 2, False),
+        ("sweep_cifar100_16x16", 2, 0.9),
+        ("sweep_cifar100_16x16_b8192", 4, -0.1),
+        ("sweep_tiny_imagenet_16x16_b8192", 2, 0.1),
     ],
 )
-def test_the_rule_for_beta_and_a_constant(folder, num_epochs, ahead):
-    """As README and docs/choosing.md say: the rule is ahead, or they are as good."""
-    groups = report.group_rows(
-        sweep_report.tested(RESULTS / folder), "num_epochs", "optimizer"
+def test_the_rule_for_beta_and_a_constant(folder, num_epochs, difference):
+    """As README and docs/choosing.md say: alike with all trials, not with fewer."""
+    (rule, spread), (constant, other_spread) = means_and_spreads(
+        folder, num_epochs, "nlcg_muon", "nlcg_muon_constant"
     )
-    rule, constant = (
-        np.array([row["test_accuracy"] for row in groups[num_epochs, name]])
-        for name in ("nlcg_muon", "nlcg_muon_constant")
-    )
-    difference = rule.mean() - constant.mean()
-    spread = rule.std(ddof=1) + constant.std(ddof=1)
-    assert difference > spread if ahead else abs(difference) < spread / 2
-    # With fewer trials the rule is ahead in both.
+    assert rule - constant == pytest.approx(difference, abs=0.05)
+    assert abs(difference) < spread + other_spread
     trials = report.group_rows(
         report.load(RESULTS / folder / "trials" / "results.jsonl"),
         "num_epochs",
@@ -219,6 +245,29 @@ def test_the_rule_for_beta_and_a_constant(folder, num_epochs, ahead):
             for name in ("nlcg_muon", "nlcg_muon_constant")
         )
         assert of_rule > of_constant
+
+
+def test_what_the_past_earns_in_muons_metric():
+    """As README and docs/choosing.md say: the sum of directions, not of gradients."""
+    (none, spread), (muon, of_muon), (constant, of_constant) = means_and_spreads(
+        "sweep_cifar100_16x16_b8192", 4, "steepest_muon", "muon", "nlcg_muon_constant"
+    )
+    assert abs(none - muon) < spread + of_muon
+    assert constant - none > spread + of_constant
+
+
+def test_twice_the_images_in_as_many_steps():
+    """As README and docs/choosing.md say: two points, and five ahead; nothing."""
+    names = "nlcg_muon", "muon"
+    at_half = means_and_spreads("sweep_cifar100_16x16_b8192", 4, *names)
+    at_all = means_and_spreads("sweep_cifar100_16x16_b16384", 8, *names)
+    gained, gained_by_muon = (
+        after - before for (before, _), (after, _) in zip(at_half, at_all, strict=True)
+    )
+    assert gained == pytest.approx(2, abs=0.5)
+    assert gained > at_half[0][1] + at_all[0][1]
+    assert gained_by_muon < 0
+    assert at_all[0][0] - at_all[1][0] == pytest.approx(5, abs=0.5)
 
 
 def test_beta_at_its_bound():
