@@ -200,9 +200,16 @@ def sections() -> dict[str, str]:
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --num-epochs 2 4 --num-trials 12 \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16 \\\n"
-                "    --optimizers nlcg nlcg_adam nlcg_muon sgd nesterov adamw lars muon"
+                "    --optimizers nlcg nlcg_adam nlcg_muon sgd nesterov adamw lars "
+                "muon\n"
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --num-epochs 1 2 --num-trials 24 --optimizers nlcg_muon muon \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16\n"
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --num-epochs 2 --num-trials 24 \\\n"
+                "    --optimizers nlcg_muon_constant nlcg_muon_pr \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16"
             )
-            + "\n"
             + tuned("sweep_cifar100_16x16")
             + "\nBatch 2,048, of which four microbatches have batch statistics of "
             "their own. Twelve trials each, and in the shorter runs twice as many for "
@@ -239,7 +246,6 @@ def sections() -> dict[str, str]:
                 "    --num-epochs 16 --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192"
             )
-            + "\n"
             + tuned("sweep_cifar100_16x16_b8192")
             + "\nFour epochs are 97 steps at batch 2,048, above, and 24 here; 48 and "
             "97 steps are two and four epochs there, eight and sixteen here. Batch "
@@ -266,7 +272,6 @@ def sections() -> dict[str, str]:
                 "\\\n        nlcg_adam adamw adamw_b1 \\\n"
                 "    --out benchmarks/results/sweep_tiny_imagenet_16x16_b8192"
             )
-            + "\n"
             + tuned("sweep_tiny_imagenet_16x16_b8192")
             + "\nTwice the images with twice the classes: 24 steps are two epochs. The "
             "published validation set is the test set here.\n"

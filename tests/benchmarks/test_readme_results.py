@@ -247,6 +247,15 @@ def test_the_rule_for_beta_and_a_constant(folder, num_epochs, difference):
         assert of_rule > of_constant
 
 
+def test_polak_ribiere_in_muons_metric():
+    """As docs/choosing.md says."""
+    (rule, spread), (usual, of_usual), (constant, of_constant) = means_and_spreads(
+        "sweep_cifar100_16x16", 2, "nlcg_muon_pr", "nlcg_muon", "nlcg_muon_constant"
+    )
+    assert abs(rule - usual) < spread + of_usual
+    assert rule - constant > spread + of_constant
+
+
 def test_what_the_past_earns_in_muons_metric():
     """As README and docs/choosing.md say: the sum of directions, not of gradients."""
     (none, spread), (muon, of_muon), (constant, of_constant) = means_and_spreads(
