@@ -184,7 +184,12 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
             "nlcg_adam",
             ["adamw", "adamw_b1", "lamb", "lars"],
         ),
-        ("sweep_tiny_imagenet_16x16_b8192", 2, "nlcg_adam", ["adamw"]),
+        (
+            "sweep_tiny_imagenet_16x16_b8192",
+            2,
+            "nlcg_adam",
+            ["adamw", "adamw_b1"],
+        ),
         ("sweep_cifar100_16x16_b8192", 4, "nlcg", ["nesterov"]),
         ("sweep_digits", 10, "nlcg_adam", ["adamw"]),
         ("sweep_digits_resnet8", 10, "nlcg_adam", ["adamw"]),
