@@ -63,8 +63,8 @@ class TrainState(train_state.TrainState):
 
         def update(updates, state, params=None):
             # Of `updates`: Flax has taken out what in `grads` overwrites parameters.
-            grad = jax.tree.map(jnp.conj, updates)
-            return inner.update(updates, state, params, grad=grad, **given)
+            seen = {"grad": jax.tree.map(jnp.conj, updates), **given}
+            return inner.update(updates, state, params, **seen)
 
         bound = self.replace(tx=optax.GradientTransformation(inner.init, update))
         stepped = super(TrainState, bound).apply_gradients(grads=grads, **kwargs)
