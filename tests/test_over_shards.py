@@ -12,13 +12,11 @@ from jax.sharding import PartitionSpec as P
 
 import optax_nlcg
 from optax_nlcg import parallel, shards
+from tests.cases import jit
 
 pytestmark = pytest.mark.usefixtures("time_limit", "x64")
 
 NUM_DEVICES = 8
-
-# Compilation is what takes time here.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def make_mesh():

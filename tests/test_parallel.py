@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 import optax_nlcg
 from optax_nlcg import parallel
+from tests.cases import jit
 
 # In double precision: searches amplify rounding; what is not rounding shows the more.
 pytestmark = pytest.mark.usefixtures("time_limit", "x64")
@@ -61,9 +62,6 @@ OPTIMIZERS = {
 KINDS = "default", "diagonal_estimated", "curvature_search", "nonlinear_cg"
 # The other does not work on parts of the parameters, see `over_shards`.
 ON_PARTS = [n for n in OPTIMIZERS if n != "diagonal_estimated"]
-
-# Compilation is what takes time here.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def make_mesh(axis_type=AxisType.Auto):
