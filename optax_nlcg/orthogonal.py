@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from optax_nlcg import shards, sharing
 from optax_nlcg.matrix_axes import (
@@ -269,13 +269,12 @@ def _on_explicit_mesh(group: Sequence[Matrices]) -> list[jax.Array]:
         )
 
     mesh = jax.typeof(arrays[0]).sharding.mesh
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return jax.shard_map(
         of_parts,
         mesh=mesh,
         in_specs=tuple(specs),
         out_specs=specs,
-        axis_names={name for name, kind in kinds if kind == AxisType.Explicit},
+        axis_names=sharing.explicit_axes(mesh),
     )(*arrays)
 
 

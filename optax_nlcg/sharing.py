@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from optax_nlcg.shards import Axes
 
@@ -118,6 +118,12 @@ def map_parts(
     return _map_groups(apply, stacks, splits)
 
 
+def explicit_axes(mesh: Mesh | AbstractMesh) -> set[str]:
+    """The names of a mesh's explicit axes."""
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name for name, kind in kinds if kind == AxisType.Explicit}
+
+
 def _map_groups(
     function: Callable[[Any, list[jax.Array]], list[jax.Array]],
     stacks: Sequence[jax.Array],
@@ -155,8 +161,7 @@ def _under_jit(
     communication and gathered at the end, and a split one is passed on by an all-to-all
     each way. Stacked as it is cut, every matrix would be sent by itself.
     """
-    kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
-    explicit = all(kinds[name] == AxisType.Explicit for name in names)
+    explicit = explicit_axes(sharding.mesh).issuperset(names)
     place = jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint
     inner = None if explicit else PartitionSpec.UNCONSTRAINED
     together = NamedSharding(sharding.mesh, PartitionSpec(None, inner, inner))
