@@ -12,7 +12,6 @@ import numpy as np
 
 from benchmarks import report, sweep_report
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 PICTURE = "growing_batch/accuracy.png"
 # Sweeps and their numbers of epochs, a batch size each; the largest batch last.
 PANELS = {
@@ -38,12 +37,7 @@ def comparable(sweeps: tuple[tuple[str, float], ...]) -> list[report.Row]:
     """
     runs = [
         report.group_rows(
-            [
-                row
-                for row in sweep_report.tested(RESULTS / folder)
-                if row["config"]["num_epochs"] == num_epochs
-            ],
-            "optimizer",
+            sweep_report.final_runs(report.RESULTS / folder, num_epochs), "optimizer"
         )
         for folder, num_epochs in sweeps
     ]
@@ -71,7 +65,7 @@ def plot(out: pathlib.Path) -> None:
 
 def main() -> None:
     """Draws the plot."""
-    plot(RESULTS / PICTURE)
+    plot(report.RESULTS / PICTURE)
 
 
 if __name__ == "__main__":

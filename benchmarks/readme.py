@@ -27,15 +27,13 @@ def photographs() -> str:
         for rows in sweep_report.trial_groups(ROOT / RESULTS / name).values()
     }
     fewest, most = sorted(trials)
-    tested = {
-        name: sweep_report.tested(ROOT / RESULTS / name) for name in sweep_pairs.SWEEPS
-    }
+    shortest = report.group_rows(
+        sweep_report.final_runs(ROOT / RESULTS / "sweep_cifar100_16x16_b8192", 4),
+        "optimizer",
+    )
 
     def mean(name: str) -> str:
-        """Of an optimizer in the shortest runs at batch 8,192."""
-        rows = tested["sweep_cifar100_16x16_b8192"]
-        shortest = [row for row in rows if row["num_steps"] == 24]
-        return f"{np.mean(sweep_pairs.accuracies(shortest, name)):.2f}"
+        return f"{np.mean(sweep_pairs.accuracies(shortest[name,])):.2f}"
 
     return f"""\
 **CIFAR-100 and Tiny-ImageNet at 16x16 pixels, few steps of large batches.** On the
@@ -54,9 +52,6 @@ over seeds, three or more; bold where one is ahead of the other by more than bot
 deviations:
 
 {sweep_pairs.table()}
-
-({report.circumstances([row for rows in tested.values() for row in rows])})
-
 `nlcg_muon` is ahead of Muon at batches of 8,192 and more, and in 24 steps at every
 batch size; else they are level. `nlcg_adam` is ahead of AdamW everywhere, and at batch
 8,192 of LAMB and LARS too. What earns the lead over Muon? In 24 steps at batch 8,192

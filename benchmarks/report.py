@@ -60,6 +60,7 @@ AXES = {
     "gradient_equivalents": "cost in gradients of a mini-batch",
     "seconds": "seconds",
 }
+RESULTS = pathlib.Path(__file__).parent / "results"
 OTHER_STYLE = ("#888888", ".", "-")
 
 

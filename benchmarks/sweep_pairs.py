@@ -1,13 +1,11 @@
 """Conjugate directions beside what they are built on: the sweeps on photographs."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from benchmarks import report, sweep_report
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SWEEPS = (
     "sweep_cifar100_16x16",
     "sweep_cifar100_16x16_b8192",
@@ -37,11 +35,9 @@ def is_ahead(ours: Sequence[float], others: Sequence[float]) -> bool:
     return bool(np.mean(ours) - np.mean(others) > spread)
 
 
-def accuracies(rows: Sequence[report.Row], name: str) -> list[float]:
-    """Test accuracies in percent of the runs of an optimizer."""
-    return [
-        100 * row["test_accuracy"] for row in rows if row["config"]["optimizer"] == name
-    ]
+def accuracies(rows: Sequence[report.Row]) -> list[float]:
+    """Test accuracies of runs in percent."""
+    return [100 * row["test_accuracy"] for row in rows]
 
 
 def table() -> str:
@@ -49,34 +45,38 @@ def table() -> str:
 
     The one that `is_ahead` of the other is bold.
     """
+    tested = [sweep_report.final_runs(report.RESULTS / folder) for folder in SWEEPS]
     lines = []
-    for folder in SWEEPS:
-        by_length = report.group_rows(
-            sweep_report.tested(RESULTS / folder), "num_epochs"
-        )
+    for of_sweep in tested:
+        by_length = report.group_rows(of_sweep, "num_epochs")
         for _, rows in sorted(by_length.items()):
             first = rows[0]
             config = first["config"]
-            cells = [cell for pair in PAIRS for cell in _pair(rows, *pair)]
+            runs = {
+                name: r for (name,), r in report.group_rows(rows, "optimizer").items()
+            }
+            cells = [cell for pair in PAIRS for cell in _pair(runs, *pair)]
             what = f"{_NAMES[config['dataset']]}, {_NAMES[config['model']]}"
             size = f"{config['batch_size']:,}"
             lines.append((what, size, f"{first['num_steps']:,}", *cells))
     header = "images and network", "batch", "steps"
     header += tuple(name for ours, others in PAIRS for name in (ours, others[0]))
-    return report.markdown(header, lines)
+    every = [row for of_sweep in tested for row in of_sweep]
+    return f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
 
 
 def _pair(
-    rows: Sequence[report.Row], name: str, others: tuple[str, ...]
+    runs: dict[str, list[report.Row]], name: str, others: tuple[str, ...]
 ) -> tuple[str, str]:
-    ours = accuracies(rows, name)
-    ran = [values for which in others if (values := accuracies(rows, which))]
-    theirs = max(ran, key=np.mean, default=[])
+    ours = runs.get(name, [])
+    ran = [runs[other] for other in others if other in runs]
+    theirs = max(ran, key=lambda rows: np.mean(accuracies(rows)), default=[])
     return _cell(ours, theirs), _cell(theirs, ours)
 
 
-def _cell(values: list[float], others: list[float]) -> str:
-    if not values:
+def _cell(rows: list[report.Row], others: list[report.Row]) -> str:
+    if not rows:
         return ""
-    text = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
-    return f"**{text}**" if others and is_ahead(values, others) else text
+    text = sweep_report.accuracy_and_spread(rows)
+    bold = others and is_ahead(accuracies(rows), accuracies(others))
+    return f"**{text}**" if bold else text

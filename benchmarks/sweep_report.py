@@ -47,16 +47,21 @@ def median(rows: Sequence[Row]) -> float:
     return float(np.median([accuracy(row) for row in rows]))
 
 
-def tested(out: pathlib.Path) -> list[Row]:
+def final_runs(out: pathlib.Path, num_epochs: float | None = None) -> list[Row]:
     """The runs that test what is chosen among all trials there are.
 
     A sweep that went on with more trials has tested its former choices too.
+
+    Args:
+      out: folder of the sweep.
+      num_epochs: of the runs; None: all lengths.
     """
     best = {key: chosen(rows) for key, rows in trial_groups(out).items()}
     return [
         row
         for row in report.load(out / "final" / "results.jsonl")
-        if (choice := best[tuple(row["config"][name] for name in _FIXED)]) is not None
+        if num_epochs in (None, row["config"]["num_epochs"])
+        and (choice := best[tuple(row["config"][name] for name in _FIXED)]) is not None
         and all(row["config"][name] == choice["config"][name] for name in TUNED)
     ]
 
@@ -68,7 +73,7 @@ def trial_groups(out: pathlib.Path) -> dict[tuple, list[Row]]:
 
 def summarize(out: pathlib.Path) -> str:
     """Makes tables and plots from the rows; returns the tables."""
-    rows = tested(out)
+    rows = final_runs(out)
     trials = trial_groups(out)
     groups = report.group_rows(rows, *_FIXED)
     header = "optimizer", "batch", "steps", "learning rate", "schedule", "warm-up"
@@ -98,7 +103,7 @@ def summarize(out: pathlib.Path) -> str:
                 str(sum(row["status"] != "finished" for row in same)),
                 f"{100 * median(same):.2f}",
                 f"{100 * best['validation_accuracy']:.2f}" if best else "",
-                _test_accuracy(group),
+                accuracy_and_spread(group),
                 f"{100 * _mean(group, 'train_accuracy'):.2f}",
                 f"{_mean(group, 'gradient_equivalents'):.0f}",
                 f"{_mean(group, 'seconds'):.1f}",
@@ -125,7 +130,7 @@ def by_steps(out: pathlib.Path) -> str:
       A table with the mean and the standard deviation over seeds in percent and, behind
       the @, the learning rate; the best of the shortest runs first.
     """
-    rows = tested(out)
+    rows = final_runs(out)
     steps = {row["config"]["num_epochs"]: row["num_steps"] for row in rows}
     lengths = sorted(steps)
     groups = report.group_rows(rows, "optimizer", "num_epochs")
@@ -140,11 +145,11 @@ def by_steps(out: pathlib.Path) -> str:
         group = groups.get((name, num_epochs))
         if group is None:
             return ""
-        return f"{_test_accuracy(group)} @{group[0]['config']['learning_rate']:g}"
+        return f"{accuracy_and_spread(group)} @{group[0]['config']['learning_rate']:g}"
 
     lines = [
         (name, *(cell(name, e) for e in lengths))
-        for name in sorted({name for name, _ in groups}, key=order)
+        for name in sorted(sorted({name for name, _ in groups}), key=order)
     ]
     header = "optimizer", *(f"{steps[e]:,} steps" for e in lengths)
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(rows)})\n"
@@ -306,7 +311,8 @@ def _number(row: Row, key: str) -> float:
     return float(row.get(key, "nan"))
 
 
-def _test_accuracy(rows: Sequence[Row]) -> str:
+def accuracy_and_spread(rows: Sequence[Row]) -> str:
+    """Mean and standard deviation over runs in percent."""
     values = np.array([100 * _number(row, "test_accuracy") for row in rows])
     spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
     return f"{values.mean():.2f}{spread}"
