@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks import readme, report, sweep_report
+from benchmarks import readme, report, sweep_pairs, sweep_report
 
 DOCS = readme.ROOT / "docs"
 FOLDER = readme.ROOT / readme.RESULTS
@@ -152,6 +152,10 @@ def sections() -> dict[str, str]:
     return {
         "Photographs: conjugate directions and what they are built on": (
             from_readme(readme.photographs())
+            + "\nThe deviations are over seeds of what was chosen, and leave out the "
+            "luck of the trials it was chosen from. How often is the one ahead of the "
+            "other on held-out images if either has but half of its trials? Over all "
+            "ways to halve them, in percent:\n\n" + sweep_pairs.chances()
         ),
         "Digits at growing batch sizes": from_readme(readme.digits()),
         "Digits, sixteen trials for every optimizer": (

@@ -1,6 +1,7 @@
 """Conjugate directions beside what they are built on: the sweeps on photographs."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,6 +22,8 @@ PAIRS = (
     ("nlcg_adam", ("adamw", "adamw_b1")),
     ("nlcg", ("nesterov",)),
 )
+Runs = dict[str, list[report.Row]]
+_WHAT = "images and network", "batch", "steps"
 _NAMES = {
     "cifar100_16x16": "CIFAR-100",
     "tiny_imagenet_16x16": "Tiny-ImageNet",
@@ -45,32 +48,64 @@ def table() -> str:
 
     The one that `is_ahead` of the other is bold.
     """
-    tested = [sweep_report.final_runs(report.RESULTS / folder) for folder in SWEEPS]
-    lines = []
-    for of_sweep in tested:
-        by_length = report.group_rows(of_sweep, "num_epochs")
-        for _, rows in sorted(by_length.items()):
-            first = rows[0]
-            config = first["config"]
-            runs = {
-                name: r for (name,), r in report.group_rows(rows, "optimizer").items()
-            }
+    lines, every = [], []
+    for folder in SWEEPS:
+        for what, _, runs in _lengths(folder):
             cells = [cell for pair in PAIRS for cell in _pair(runs, *pair)]
-            what = f"{_NAMES[config['dataset']]}, {_NAMES[config['model']]}"
-            size = f"{config['batch_size']:,}"
-            lines.append((what, size, f"{first['num_steps']:,}", *cells))
-    header = "images and network", "batch", "steps"
-    header += tuple(name for ours, others in PAIRS for name in (ours, others[0]))
-    every = [row for of_sweep in tested for row in of_sweep]
+            lines.append((*what, *cells))
+            every += itertools.chain(*runs.values())
+    header = *_WHAT, *(name for ours, others in PAIRS for name in (ours, others[0]))
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
 
 
-def _pair(
-    runs: dict[str, list[report.Row]], name: str, others: tuple[str, ...]
-) -> tuple[str, str]:
-    ours = runs.get(name, [])
-    ran = [runs[other] for other in others if other in runs]
-    theirs = max(ran, key=lambda rows: np.mean(accuracies(rows)), default=[])
+def chances() -> str:
+    """How often the one of a pair has the better best of half its trials, in percent.
+
+    On held-out images, over all choices of half the trials of either.
+    """
+    lines = []
+    for folder in SWEEPS:
+        trials = sweep_report.trial_groups(report.RESULTS / folder)
+        for what, key, runs in _lengths(folder):
+            cells = []
+            for ours, others in PAIRS:
+                best = _best(runs, others) if ours in runs else None
+                pair = [trials[*key, name] for name in (ours, best) if best]
+                cells.append(_chance(*pair) if pair else "")
+            lines.append((*what, *cells))
+    header = *_WHAT, *(f"{ours} over {others[0]}" for ours, others in PAIRS)
+    return f"{report.markdown(header, lines)}\n"
+
+
+def _chance(ours: Sequence[report.Row], others: Sequence[report.Row]) -> str:
+    half = len(ours) // 2
+    share = sweep_report.chance_ahead(ours, others, half)
+    return f"{100 * share:.0f} ({half} of {len(ours)})"
+
+
+def _lengths(folder: str) -> Iterator[tuple[tuple[str, ...], tuple[int, float], Runs]]:
+    """Of each length of run in a sweep: its name, its key and what was tested."""
+    by_length = report.group_rows(
+        sweep_report.final_runs(report.RESULTS / folder), "batch_size", "num_epochs"
+    )
+    for key, rows in sorted(by_length.items()):
+        config = rows[0]["config"]
+        what = f"{_NAMES[config['dataset']]}, {_NAMES[config['model']]}"
+        size = f"{config['batch_size']:,}"
+        runs = report.group_rows(rows, "optimizer")
+        named = {name: same for (name,), same in runs.items()}
+        yield (what, size, f"{rows[0]['num_steps']:,}"), key, named
+
+
+def _best(runs: Runs, names: Sequence[str]) -> str | None:
+    """The one with the highest accuracy of those that ran."""
+    ran = [name for name in names if name in runs]
+    return max(ran, key=lambda name: np.mean(accuracies(runs[name])), default=None)
+
+
+def _pair(runs: Runs, name: str, others: Sequence[str]) -> tuple[str, str]:
+    ours, best = runs.get(name, []), _best(runs, others)
+    theirs = runs[best] if best is not None else []
     return _cell(ours, theirs), _cell(theirs, ours)
 
 

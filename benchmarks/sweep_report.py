@@ -47,16 +47,23 @@ def median(rows: Sequence[Row]) -> float:
     return float(np.median([accuracy(row) for row in rows]))
 
 
-def final_runs(out: pathlib.Path, num_epochs: float | None = None) -> list[Row]:
-    """The runs that test what is chosen among all trials there are.
+def final_runs(
+    out: pathlib.Path, num_epochs: float | None = None, num_trials: int | None = None
+) -> list[Row]:
+    """The runs that test what is chosen among trials.
 
     A sweep that went on with more trials has tested its former choices too.
 
     Args:
       out: folder of the sweep.
       num_epochs: of the runs; None: all lengths.
+      num_trials: choose among the first so many, of optimizers that have them; None:
+        among all there are.
     """
-    best = {key: chosen(rows) for key, rows in trial_groups(out).items()}
+    best = {
+        key: chosen(rows[:num_trials]) if len(rows) >= (num_trials or 0) else None
+        for key, rows in trial_groups(out).items()
+    }
     return [
         row
         for row in report.load(out / "final" / "results.jsonl")
@@ -201,10 +208,30 @@ def expected_best(rows: Sequence[Row], number: int) -> float:
 
     A trial that was given up or diverged counts as worse than any other.
     """
-    ways = [math.comb(i, number - 1) for i in range(len(rows))]
+    accuracies, shares = _best_of(rows, number)
+    return 100 * float(np.dot(accuracies, shares))
+
+
+def chance_ahead(ours: Sequence[Row], others: Sequence[Row], number: int) -> float:
+    """How often the best of `number` trials is ahead of the other optimizer's best.
+
+    It is the share of all choices of so many of either's trials, ties counted half.
+    What it says of the luck in tuning is not in the spread over seeds.
+    """
+    accuracies, shares = _best_of(ours, number)
+    theirs, their_shares = _best_of(others, number)
+    ahead = np.heaviside(np.subtract.outer(accuracies, theirs), 0.5)
+    return float(shares @ ahead @ their_shares)
+
+
+def _best_of(rows: Sequence[Row], number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracies of trials, and the share of choices in which each is the best."""
     # The i-th smallest is the largest of a choice if all others are below it.
-    total = np.dot(ways, np.sort([accuracy(row) for row in rows]))
-    return 100 * float(total) / math.comb(len(rows), number)
+    ways = [
+        math.comb(i, number - 1) / math.comb(len(rows), number)
+        for i in range(len(rows))
+    ]
+    return np.sort([accuracy(row) for row in rows]), np.array(ways)
 
 
 def accuracy(row: Row) -> float:

@@ -119,54 +119,79 @@ def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkey
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
 
 
-def test_short_tables(tmp_path):
-    def rows(folder, name, epochs, accuracies, rate=1.0):
-        path = tmp_path / folder / "results.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        config = dict.fromkeys(sweep_report.TUNED)
-        config |= {"optimizer": name, "num_epochs": epochs, "batch_size": 64}
-        with path.open("a") as file:
-            for seed, accuracy in enumerate(accuracies):
-                row = {
-                    "config": config | {"learning_rate": rate, "seed": seed},
-                    "status": "finished",
-                    "num_steps": 10 * epochs,
-                    "validation_accuracy": accuracy,
-                    "validation_loss": 1.0,
-                    "test_accuracy": accuracy,
-                    **{"platform": "tpu", "device": "TPU", "date": "2026-11-23"},
-                    "versions": {"jax": "1", "optax": "2"},
-                }
-                file.write(json.dumps(row) + "\n")
+def write_rows(path, name, epochs, accuracies, rate=1.0):
+    """Adds runs with seeds 0, 1, ... to a sweep's file."""
+    path.parent.mkdir(exist_ok=True)
+    config = dict.fromkeys(sweep_report.TUNED)
+    config |= {"optimizer": name, "num_epochs": epochs, "batch_size": 64}
+    with path.open("a") as file:
+        for seed, accuracy in enumerate(accuracies):
+            row = {
+                "config": config | {"learning_rate": rate, "seed": seed},
+                "status": "finished",
+                "num_steps": 10 * epochs,
+                "validation_accuracy": accuracy,
+                "validation_loss": 1.0,
+                "test_accuracy": accuracy,
+                **{"platform": "tpu", "device": "TPU", "date": "2026-11-23"},
+                "versions": {"jax": "1", "optax": "2"},
+            }
+            file.write(json.dumps(row) + "\n")
 
-    rows("trials", "sgd", 1, [0.5], rate=1.0)
-    rows("trials", "sgd", 1, [0.6], rate=2.0)
-    rows("trials", "lars", 1, [0.7])
-    rows("trials", "lars", 2, [0.7])
+
+@pytest.fixture
+def finished_sweep(tmp_path):
+    trials, final = (tmp_path / n / "results.jsonl" for n in ("trials", "final"))
+    write_rows(trials, "sgd", 1, [0.5], rate=1.0)
+    write_rows(trials, "sgd", 1, [0.6], rate=2.0)
+    write_rows(trials, "lars", 1, [0.7])
+    write_rows(trials, "lars", 2, [0.7])
     # Tested when there was one trial, and again when another was found to be better.
-    rows("final", "sgd", 1, [0.9, 0.9], rate=1.0)
-    rows("final", "sgd", 1, [0.6, 0.7], rate=2.0)
-    rows("final", "lars", 1, [0.75, 0.75])
-    rows("final", "lars", 2, [0.8])
+    write_rows(final, "sgd", 1, [0.9, 0.9], rate=1.0)
+    write_rows(final, "sgd", 1, [0.6, 0.7], rate=2.0)
+    write_rows(final, "lars", 1, [0.75, 0.75])
+    write_rows(final, "lars", 2, [0.8])
+    return tmp_path
 
+
+@pytest.mark.parametrize(
+    ("num_trials", "tested"),
+    [
+        (None, [("lars", [0.75, 0.75]), ("sgd", [0.6, 0.7])]),
+        (1, [("lars", [0.75, 0.75]), ("sgd", [0.9, 0.9])]),
+        (2, [("sgd", [0.6, 0.7])]),  # the other had one
+        (3, []),
+    ],
+)
+def test_what_the_first_trials_chose(finished_sweep, num_trials, tested):
+    rows = sweep_report.final_runs(finished_sweep, 1, num_trials)
+    groups = report.group_rows(rows, "optimizer")
+    accuracies = [
+        (name, [row["test_accuracy"] for row in same])
+        for (name,), same in sorted(groups.items())
+    ]
+    assert accuracies == tested
+
+
+def test_short_tables(finished_sweep):
     def cells(table):
         lines = [line for line in table.splitlines() if line.startswith("|")]
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
-    header, _, *lines = cells(sweep_report.by_steps(tmp_path))
+    header, _, *lines = cells(sweep_report.by_steps(finished_sweep))
     assert header == ["optimizer", "10 steps", "20 steps"]
     assert lines == [
         ["lars", "75.00 ± 0.00 @1", "80.00 @1"],
         ["sgd", "65.00 ± 7.07 @2", ""],
     ]
-    header, _, *lines = cells(sweep_report.budgets(tmp_path))
+    header, _, *lines = cells(sweep_report.budgets(finished_sweep))
     assert header == ["batch", "steps", "optimizer", "1 trial", "2 trials"]
     assert lines == [
         ["64", "10", "lars", "70.0", ""],
         ["64", "10", "sgd", "55.0", "60.0"],
         ["64", "20", "lars", "70.0", ""],
     ]
-    assert (tmp_path / "budget.png").stat().st_size > 10_000
+    assert (finished_sweep / "budget.png").stat().st_size > 10_000
 
 
 @settings(deadline=None)
@@ -179,6 +204,27 @@ def test_best_of_fewer_trials(values):
         best = [max(some) for some in itertools.combinations(values, number)]
         got = sweep_report.expected_best(rows, number)
         assert got == pytest.approx(100 * np.mean(best))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5]), min_size=1, max_size=5),
+    st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.6]), min_size=1, max_size=5),
+)
+def test_chance_to_be_ahead(ours, others):
+    def rows(values):
+        return [{"status": "finished", "validation_accuracy": x} for x in values]
+
+    for number in range(1, 1 + min(len(ours), len(others))):
+        draws = itertools.product(
+            itertools.combinations(ours, number), itertools.combinations(others, number)
+        )
+        leads = [np.sign(max(a) - max(b)) for a, b in draws]
+        got = sweep_report.chance_ahead(rows(ours), rows(others), number)
+        assert got == pytest.approx((1 + np.mean(leads)) / 2)
+        assert sweep_report.chance_ahead(
+            rows(others), rows(ours), number
+        ) == pytest.approx(1 - got)
 
 
 def test_hopeless_trials_are_given_up(tmp_path):
