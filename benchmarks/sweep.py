@@ -10,7 +10,9 @@ For every optimizer, batch size and length of run:
    images, with one seed. All give up after a quarter of the run if the training loss is
    not below that of guessing.
 2. The settings with the best accuracy on those images train on the whole training set,
-   with other seeds; only these runs read the test set.
+   with other seeds; only these runs read the test set. `--num-tested` does so with
+   several of the best, since the held-out images hardly tell them apart: the tables
+   have the first.
 
 Rows go to `<out>/trials/results.jsonl` and `<out>/final/results.jsonl`. A sweep that
 was stopped goes on where it was, and one with more trials, seeds or optimizers adds to
@@ -197,8 +199,17 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in settings.items() if name not in checkpoint.FREE}
 
 
-def sweep(base: Config, num_trials: int, seeds: Sequence[int]) -> list[Row]:
-    """Tunes and tests one optimizer; returns the rows of the tests."""
+def sweep(
+    base: Config, num_trials: int, seeds: Sequence[int], num_tested: int = 1
+) -> list[Row]:
+    """Tunes and tests one optimizer; returns the rows of the tests.
+
+    Args:
+      base: optimizer, data, length of the runs.
+      num_trials: settings to try.
+      seeds: of the tests.
+      num_tested: how many of the best trials to test.
+    """
     rows = []
     for i, config in enumerate(trials(base, num_trials)):
         row = run_or_recall(config)
@@ -209,11 +220,11 @@ def sweep(base: Config, num_trials: int, seeds: Sequence[int]) -> list[Row]:
             f"{row.get('validation_accuracy', '')}",
             flush=True,
         )
-    best = sweep_report.chosen(rows)
-    if best is None:
+    best = sweep_report.ranked(rows)[:num_tested]
+    if not best:
         print(f"{base.optimizer}: no trial finished, so there is nothing to test")
-        return []
-    return [run_or_recall(config) for config in finals(base, best, seeds)]
+    configs = (config for trial in best for config in finals(base, trial, seeds))
+    return list(map(run_or_recall, configs))
 
 
 # ------------------------------------------------------------------------------
@@ -233,6 +244,7 @@ def main() -> None:
     parser.add_argument("--num-validation", type=int, default=5_000)
     parser.add_argument("--num-trials", type=int, default=16)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--num-tested", type=int, default=1, help="best trials to test")
     parser.add_argument("--data-dir", type=pathlib.Path, default=pathlib.Path("data"))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/sweep"))
     parser.add_argument("--no-progress", action="store_true")
@@ -258,7 +270,12 @@ def main() -> None:
                     out=arguments.out,
                     progress=not arguments.no_progress,
                 )
-                sweep(config, arguments.num_trials, arguments.seeds)
+                sweep(
+                    config,
+                    arguments.num_trials,
+                    arguments.seeds,
+                    arguments.num_tested,
+                )
     print(sweep_report.summarize(arguments.out))
     print(f"Rows, table and plot: {arguments.out}")
 

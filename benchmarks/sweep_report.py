@@ -29,14 +29,17 @@ _FIXED = "batch_size", "num_epochs", "optimizer"
 BUDGETS = 1, 2, 4, 8, 16, 32
 
 
-def chosen(rows: Sequence[Row]) -> Row | None:
-    """The trial with the best accuracy; of equals, with the least loss."""
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """The trials that finished, the best accuracy first; of equals, the least loss."""
     finished = [row for row in rows if row["status"] == "finished"]
-    if not finished:
-        return None
-    return max(
-        finished, key=lambda row: (row["validation_accuracy"], -row["validation_loss"])
+    return sorted(
+        finished, key=lambda row: (-row["validation_accuracy"], row["validation_loss"])
     )
+
+
+def chosen(rows: Sequence[Row]) -> Row | None:
+    """The best trial; None if none finished."""
+    return next(iter(ranked(rows)), None)
 
 
 def median(rows: Sequence[Row]) -> float:
@@ -69,8 +72,14 @@ def final_runs(
         for row in report.load(out / "final" / "results.jsonl")
         if num_epochs in (None, row["config"]["num_epochs"])
         and (choice := best[tuple(row["config"][name] for name in _FIXED)]) is not None
-        and all(row["config"][name] == choice["config"][name] for name in TUNED)
+        and is_test_of(row, choice)
     ]
+
+
+def is_test_of(row: Row, trial: Row) -> bool:
+    """Whether a run has the settings of a trial (and its optimizer and length)."""
+    names = *_FIXED, *TUNED
+    return all(row["config"][name] == trial["config"][name] for name in names)
 
 
 def trial_groups(out: pathlib.Path) -> dict[tuple, list[Row]]:
@@ -160,6 +169,39 @@ def by_steps(out: pathlib.Path) -> str:
     ]
     header = "optimizer", *(f"{steps[e]:,} steps" for e in lengths)
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(rows)})\n"
+
+
+def best_trials(out: pathlib.Path, number: int) -> str:
+    """What the best few trials come to on the test set.
+
+    Held-out images hardly tell them apart, the runs that test them may.
+
+    Args:
+      out: folder of the sweep.
+      number: of trials of each optimizer; those with fewer tested are left out.
+
+    Returns:
+      A table in percent; mean and deviation are over seeds, in the last column over all
+      runs of so many trials.
+    """
+    tested = report.load(out / "final" / "results.jsonl")
+    lines = []
+    for (batch_size, _, name), rows in sorted(trial_groups(out).items()):
+        best = ranked(rows)[:number]
+        runs = [[row for row in tested if is_test_of(row, trial)] for trial in best]
+        if len(best) < number or not all(runs):
+            continue
+        cells = [
+            f"{accuracy_and_spread(same)} ({100 * accuracy(trial):.2f})"
+            for same, trial in zip(runs, best, strict=True)
+        ]
+        every = [row for same in runs for row in same]
+        steps = f"{every[0]['num_steps']:,}"
+        cells.append(accuracy_and_spread(every))
+        lines.append((f"{batch_size:,}", steps, name, str(len(rows)), *cells))
+    header = "batch", "steps", "optimizer", "trials"
+    header += tuple(f"{i + 1}. (held out)" for i in range(number))
+    return f"{report.markdown((*header, 'all'), lines)}\n"
 
 
 def budgets(out: pathlib.Path) -> str:

@@ -112,6 +112,11 @@ def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkey
     # One trial more is one run more, and perhaps another choice to test.
     sweep.sweep(config, 3, [1])
     assert len(report.load(tmp_path / "trials" / "results.jsonl")) == 5
+    tested = sweep.sweep(config, 3, [1], num_tested=2)
+    trials = report.load(tmp_path / "trials" / "results.jsonl")[2:]
+    best = sweep_report.ranked(trials)[:2]
+    assert list(map(sweep_report.is_test_of, tested, best)) == [True, True]
+    assert not sweep_report.is_test_of(*tested)
 
     table = sweep_report.summarize(tmp_path)
     assert "momentum" in table
@@ -173,11 +178,27 @@ def test_what_the_first_trials_chose(finished_sweep, num_trials, tested):
     assert accuracies == tested
 
 
-def test_short_tables(finished_sweep):
-    def cells(table):
-        lines = [line for line in table.splitlines() if line.startswith("|")]
-        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+def cells(table):
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
+
+def test_best_trials_on_the_test_set(finished_sweep):
+    header, _, *lines = cells(sweep_report.best_trials(finished_sweep, 2))
+    assert header[3:] == ["trials", "1. (held out)", "2. (held out)", "all"]
+    assert lines == [
+        [
+            *("64", "10", "sgd", "2"),
+            "65.00 ± 7.07 (60.00)",
+            "90.00 ± 0.00 (50.00)",
+            "77.50 ± 15.00",
+        ]
+    ]
+    _, _, *lines = cells(sweep_report.best_trials(finished_sweep, 1))
+    assert [line[2] for line in lines] == ["lars", "sgd", "lars"]
+
+
+def test_short_tables(finished_sweep):
     header, _, *lines = cells(sweep_report.by_steps(finished_sweep))
     assert header == ["optimizer", "10 steps", "20 steps"]
     assert lines == [
