@@ -13,33 +13,37 @@ import numpy as np
 from benchmarks import report, sweep_report
 
 PICTURE = "growing_batch/accuracy.png"
-# Sweeps and their numbers of epochs, a batch size each; the largest batch last.
-PANELS = {
-    "As many steps at every batch size": (
-        ("sweep_cifar100_16x16", 1),
-        ("sweep_cifar100_16x16_b8192", 4),
-        ("sweep_cifar100_16x16_b16384", 8),
+# Sweeps, their numbers of epochs and of trials, a batch size each; the largest batch
+# last.
+Sweeps = tuple[tuple[str, float, int], ...]
+SAME_STEPS = "As many steps at every batch size"
+PANELS: dict[str, Sweeps] = {
+    SAME_STEPS: (
+        ("sweep_cifar100_16x16", 1, 48),
+        ("sweep_cifar100_16x16_b8192", 4, 48),
+        ("sweep_cifar100_16x16_b16384", 8, 48),
     ),
     "As many epochs at every batch size": (
-        ("sweep_cifar100_16x16", 4),
-        ("sweep_cifar100_16x16_b8192", 4),
+        ("sweep_cifar100_16x16", 4, 12),
+        ("sweep_cifar100_16x16_b8192", 4, 24),
     ),
 }
 
 
-def comparable(sweeps: tuple[tuple[str, float], ...]) -> list[report.Row]:
+def comparable(sweeps: Sweeps) -> list[report.Row]:
     """Final runs of optimizers that every sweep has.
 
     The best at the largest batch come first.
 
     Args:
-      sweeps: folders and numbers of epochs.
+      sweeps: folders, numbers of epochs and of trials.
     """
     runs = [
         report.group_rows(
-            sweep_report.final_runs(report.RESULTS / folder, num_epochs), "optimizer"
+            sweep_report.final_runs(report.RESULTS / folder, num_epochs, num_trials),
+            "optimizer",
         )
-        for folder, num_epochs in sweeps
+        for folder, num_epochs, num_trials in sweeps
     ]
 
     def at_the_largest(name: tuple) -> float:

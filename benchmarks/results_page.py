@@ -88,6 +88,15 @@ def fewer_trials(folder: str) -> str:
     )
 
 
+def several(folder: str) -> str:
+    """What the best few trials of a sweep come to."""
+    return (
+        "\nHeld-out images hardly tell the best trials apart. On the test set the best "
+        "three come to, in percent, behind each what it had on held-out images:\n\n"
+        + sweep_report.best_trials(FOLDER / folder, 3)
+    )
+
+
 def circumstances(rows: Mapping[str, Any]) -> str:
     """Where a result file with one environment comes from."""
     device = rows["device"]
@@ -207,17 +216,19 @@ def sections() -> dict[str, str]:
                 "    --optimizers nlcg nlcg_adam nlcg_muon sgd nesterov adamw lars "
                 "muon\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
-                "    --num-epochs 1 2 --num-trials 24 --optimizers nlcg_muon muon \\\n"
+                "    --num-epochs 1 --num-trials 48 --num-tested 3 \\\n"
+                "    --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --num-epochs 2 --num-trials 24 \\\n"
-                "    --optimizers nlcg_muon_constant nlcg_muon_pr \\\n"
+                "    --optimizers nlcg_muon muon nlcg_muon_constant nlcg_muon_pr \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16"
             )
             + tuned("sweep_cifar100_16x16")
             + "\nBatch 2,048, of which four microbatches have batch statistics of "
-            "their own. Twelve trials each, and in the shorter runs twice as many for "
-            "what is in Muon's metric.\n"
+            "their own. Twelve trials each; for what is in Muon's metric twice as many "
+            "in 48 steps and four times as many in 24.\n"
+            + several("sweep_cifar100_16x16")
             + fewer_trials("sweep_cifar100_16x16")
             + "\nThat depends on where the ranges of the search lie. With the learning "
             "rate of the best trial multiplied by powers of the square root of ten, "
@@ -242,6 +253,10 @@ def sections() -> dict[str, str]:
                 "    --optimizers nlcg_muon nlcg_muon_constant steepest_muon muon "
                 "\\\n        nlcg_adam adamw adamw_b1 lamb lars nlcg nesterov\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --batch-sizes 8192 --num-microbatches 16 --num-trials 48 \\\n"
+                "    --num-tested 3 --optimizers nlcg_muon muon \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16_b8192\n"
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
                 "    --num-epochs 8 --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192\n"
@@ -253,20 +268,24 @@ def sections() -> dict[str, str]:
             + tuned("sweep_cifar100_16x16_b8192")
             + "\nFour epochs are 97 steps at batch 2,048, above, and 24 here; 48 and "
             "97 steps are two and four epochs there, eight and sixteen here. Batch "
-            "statistics are of 512 images in both. Twenty-four trials each, and twelve "
-            "in the longest runs. Some of the runs had to share their cores: their "
-            "seconds say little.\n" + fewer_trials("sweep_cifar100_16x16_b8192")
+            "statistics are of 512 images in both. Twenty-four trials each, twelve in "
+            "the longest runs, and in the shortest twice as many for Muon and for NLCG "
+            "in its metric. Some of the runs had to share their cores: their "
+            "seconds say little.\n"
+            + several("sweep_cifar100_16x16_b8192")
+            + fewer_trials("sweep_cifar100_16x16_b8192")
         ),
         "CIFAR-100 at 16x16 pixels, batch 16,384": (
             command(
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
-                "    --batch-sizes 16384 --num-microbatches 32 --num-trials 24 \\\n"
-                "    --num-epochs 8 --optimizers nlcg_muon muon \\\n"
+                "    --batch-sizes 16384 --num-microbatches 32 --num-trials 48 \\\n"
+                "    --num-epochs 8 --num-tested 3 --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b16384"
             )
             + tuned("sweep_cifar100_16x16_b16384")
             + "\nA third of the training set in every step: as many steps as in the "
-            "shortest runs above, in twice the epochs.\n"
+            "shortest runs above, in twice the epochs. Forty-eight trials each.\n"
+            + several("sweep_cifar100_16x16_b16384")
             + fewer_trials("sweep_cifar100_16x16_b16384")
         ),
         "Tiny-ImageNet at 16x16 pixels": (

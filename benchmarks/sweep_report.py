@@ -171,6 +171,12 @@ def by_steps(out: pathlib.Path) -> str:
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(rows)})\n"
 
 
+def tests_of(out: pathlib.Path, trials: Sequence[Row]) -> list[list[Row]]:
+    """The runs that tested each of some trials."""
+    tested = report.load(out / "final" / "results.jsonl")
+    return [[row for row in tested if is_test_of(row, trial)] for trial in trials]
+
+
 def best_trials(out: pathlib.Path, number: int) -> str:
     """What the best few trials come to on the test set.
 
@@ -184,11 +190,10 @@ def best_trials(out: pathlib.Path, number: int) -> str:
       A table in percent; mean and deviation are over seeds, in the last column over all
       runs of so many trials.
     """
-    tested = report.load(out / "final" / "results.jsonl")
     lines = []
     for (batch_size, _, name), rows in sorted(trial_groups(out).items()):
         best = ranked(rows)[:number]
-        runs = [[row for row in tested if is_test_of(row, trial)] for trial in best]
+        runs = tests_of(out, best)
         if len(best) < number or not all(runs):
             continue
         cells = [

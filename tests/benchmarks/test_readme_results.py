@@ -18,9 +18,16 @@ BUILT_ON = {"nlcg": "sgd", "nlcg_adam": "adamw", "nlcg_muon": "muon"}
 
 
 def means_and_spreads(folder, num_epochs, *names):
-    """Of the test accuracies of what a sweep chose, in percent."""
+    """Of the test accuracies of what as many trials of each chose, in percent."""
+    number = min(
+        len(rows)
+        for (_, epochs, name), rows in sweep_report.trial_groups(
+            RESULTS / folder
+        ).items()
+        if epochs == num_epochs and name in names
+    )
     groups = report.group_rows(
-        sweep_report.final_runs(RESULTS / folder, num_epochs), "optimizer"
+        sweep_report.final_runs(RESULTS / folder, num_epochs, number), "optimizer"
     )
     values = [sweep_pairs.accuracies(groups[name,]) for name in names]
     assert all(len(v) >= 3 for v in values)
@@ -77,7 +84,10 @@ def test_same_epochs_at_four_times_the_batch():
     }
 
 
-TRANSFORMER = ("sweep_cifar100_16x16_vit", 4), ("sweep_cifar100_16x16_vit_b8192", 4)
+TRANSFORMER = (
+    ("sweep_cifar100_16x16_vit", 4, 12),
+    ("sweep_cifar100_16x16_vit_b8192", 4, 24),
+)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +96,7 @@ TRANSFORMER = ("sweep_cifar100_16x16_vit", 4), ("sweep_cifar100_16x16_vit_b8192"
         zip(
             (*growing_batch.PANELS.values(), TRANSFORMER),
             ([2048, 8192, 16384], [2048, 8192], [2048, 8192]),
-            ([24, 24, 24], [12, 24], [12, 24]),
+            ([48, 48, 48], [12, 24], [12, 24]),
             strict=True,
         )
     ),
@@ -103,11 +113,7 @@ def test_growing_batch_compares_the_same_optimizers(sweeps, sizes, num_trials):
         for name in names[0]
     ]
     assert means == sorted(means, reverse=True)
-    for (folder, num_epochs), number in zip(sweeps, num_trials, strict=True):
-        trials = sweep_report.trial_groups(RESULTS / folder)
-        assert {len(rows) for (_, e, _), rows in trials.items() if e == num_epochs} == {
-            number
-        }
+    assert [number for _, _, number in sweeps] == num_trials
 
 
 def test_growing_batch_keeps_steps_or_epochs():
@@ -126,14 +132,14 @@ def test_growing_batch_is_drawn(tmp_path):
 
 @pytest.mark.parametrize("folder", sweep_pairs.SWEEPS)
 def test_pairs_had_as_many_trials(folder):
-    """As the README says, and that it is twelve or twenty-four."""
+    """As the README says, and how many."""
     trials = sweep_report.trial_groups(RESULTS / folder)
     compared = 0
     for (batch_size, num_epochs, name), rows in trials.items():
         for others in dict(sweep_pairs.PAIRS).get(name, ()):
             if other := trials.get((batch_size, num_epochs, others)):
                 assert len(rows) == len(other)
-                assert len(rows) in (12, 24)
+                assert len(rows) in (12, 24, 48)
                 compared += 1
     assert compared
 
@@ -193,11 +199,9 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
 @pytest.mark.parametrize(
     ("folder", "num_epochs", "name", "others"),
     [
-        ("sweep_cifar100_16x16", 1, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_b8192", 4, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_b8192", 8, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_b8192", 16, "nlcg_muon", ["muon"]),
-        ("sweep_cifar100_16x16_b16384", 8, "nlcg_muon", ["muon"]),
         ("sweep_cifar100_16x16_vit_b8192", 4, "nlcg_muon", ["muon"]),
         ("sweep_tiny_imagenet_16x16_b8192", 2, "nlcg_muon", ["muon"]),
         (
@@ -272,18 +276,68 @@ def test_what_the_past_earns_in_muons_metric():
     assert constant - none > spread + of_constant
 
 
-def test_twice_the_images_in_as_many_steps():
-    """As README and docs/choosing.md say: two points, and five ahead; nothing."""
-    names = "nlcg_muon", "muon"
-    at_half = means_and_spreads("sweep_cifar100_16x16_b8192", 4, *names)
-    at_all = means_and_spreads("sweep_cifar100_16x16_b16384", 8, *names)
-    gained, gained_by_muon = (
-        after - before for (before, _), (after, _) in zip(at_half, at_all, strict=True)
+@pytest.mark.parametrize(
+    ("folder", "num_epochs"),
+    [
+        ("sweep_cifar100_16x16", 1),
+        ("sweep_cifar100_16x16", 2),
+        ("sweep_cifar100_16x16", 4),
+        ("sweep_cifar100_16x16_b16384", 8),
+        ("sweep_cifar100_16x16_vit", 4),
+    ],
+)
+def test_level_with_muon(folder, num_epochs):
+    """As README and docs/choosing.md say of every batch but 8,192."""
+    (ours, spread), (theirs, other_spread) = means_and_spreads(
+        folder, num_epochs, "nlcg_muon", "muon"
     )
-    assert gained == pytest.approx(2, abs=0.5)
-    assert gained > at_half[0][1] + at_all[0][1]
-    assert gained_by_muon < 0
-    assert at_all[0][0] - at_all[1][0] == pytest.approx(5, abs=0.5)
+    assert abs(ours - theirs) < spread + other_spread
+
+
+def test_leads_with_half_the_trials():
+    """As README and docs/choosing.md say: five points, and nothing; a larger lead."""
+
+    def lead(folder, num_epochs, num_trials):
+        rows = sweep_report.final_runs(RESULTS / folder, num_epochs, num_trials)
+        groups = report.group_rows(rows, "optimizer")
+        ours, theirs = (
+            np.mean(sweep_pairs.accuracies(groups[name,]))
+            for name in ("nlcg_muon", "muon")
+        )
+        return ours - theirs
+
+    folder = "sweep_cifar100_16x16_b16384"
+    assert 5 < lead(folder, 8, 24) < 5.5
+    assert lead(folder, 8, 48) < 0.5
+    folder = "sweep_cifar100_16x16_b8192"
+    assert lead(folder, 4, 48) > lead(folder, 4, 24) + 0.5
+
+
+def test_best_three_trials():
+    """As docs/choosing.md says: ahead at every batch size, at the largest by most."""
+    leads = []
+    for folder, num_epochs, number in growing_batch.PANELS[growing_batch.SAME_STEPS]:
+        trials = report.group_rows(
+            report.load(RESULTS / folder / "trials" / "results.jsonl"),
+            "num_epochs",
+            "optimizer",
+        )
+        ours, theirs = (
+            [
+                np.mean(sweep_pairs.accuracies(same))
+                for same in sweep_report.tests_of(
+                    RESULTS / folder,
+                    sweep_report.ranked(trials[num_epochs, name][:number])[:3],
+                )
+            ]
+            for name in ("nlcg_muon", "muon")
+        )
+        assert len(ours) == len(theirs) == 3
+        leads.append(np.mean(ours) - np.mean(theirs))
+    assert leads == sorted(leads)
+    assert leads[0] > 1
+    assert leads[-1] < 3
+    assert min(ours) > max(theirs)  # at the largest batch
 
 
 def test_beta_at_its_bound():
