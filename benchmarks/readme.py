@@ -65,8 +65,8 @@ in 24, 48 and 97 steps; else they are level. `nlcg_adam` is ahead of AdamW every
 and at batch 8,192 of LAMB and LARS too.
 
 How much of that is the luck of the trials? What 24 steps come to with half of the
-trials, with all, and the mean of the best three, which held-out images hardly tell
-apart:
+trials, with all, and with the best three taken together, whose order on held-out images
+is luck in part:
 
 {_luck_of_the_trials()}
 

@@ -91,8 +91,8 @@ def fewer_trials(folder: str) -> str:
 def several(folder: str) -> str:
     """What the best few trials of a sweep come to."""
     return (
-        "\nHeld-out images hardly tell the best trials apart. On the test set the best "
-        "three come to, in percent, behind each what it had on held-out images:\n\n"
+        "\nWhich trial is the best on held-out images is luck in part. On the test set "
+        "the best three come to, in percent, behind each what it had on those:\n\n"
         + sweep_report.best_trials(FOLDER / folder, 3)
     )
 
