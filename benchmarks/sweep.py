@@ -11,8 +11,8 @@ For every optimizer, batch size and length of run:
    not below that of guessing.
 2. The settings with the best accuracy on those images train on the whole training set,
    with other seeds; only these runs read the test set. `--num-tested` does so with
-   several of the best, since the held-out images hardly tell them apart: the tables
-   have the first.
+   several of the best, whose order on those images is luck in part; the tables have
+   the first.
 
 Rows go to `<out>/trials/results.jsonl` and `<out>/final/results.jsonl`. A sweep that
 was stopped goes on where it was, and one with more trials, seeds or optimizers adds to
@@ -251,6 +251,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if TUNING_SEED in arguments.seeds:
         parser.error(f"--seeds must not have {TUNING_SEED}: settings are chosen by it")
+    if arguments.num_tested < 1:
+        parser.error(f"--num-tested must be positive, got {arguments.num_tested}")
     base = named(arguments.config)
     metrics.git_commit()  # as it is now, not when the runs end
     for batch_size in arguments.batch_sizes or [base.batch_size]:

@@ -180,7 +180,7 @@ def tests_of(out: pathlib.Path, trials: Sequence[Row]) -> list[list[Row]]:
 def best_trials(out: pathlib.Path, number: int) -> str:
     """What the best few trials come to on the test set.
 
-    Held-out images hardly tell them apart, the runs that test them may.
+    Their order on held-out images is luck in part.
 
     Args:
       out: folder of the sweep.

@@ -314,7 +314,7 @@ def test_leads_with_half_the_trials():
 
 
 def test_best_three_trials():
-    """As docs/choosing.md says: ahead at every batch size, at the largest by the most."""
+    """As docs/choosing.md says: ahead at every size, at the largest by the most."""
     leads = []
     for folder, num_epochs, number in growing_batch.PANELS[growing_batch.SAME_STEPS]:
         trials = report.group_rows(

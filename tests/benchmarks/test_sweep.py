@@ -286,3 +286,17 @@ def test_steps_to_accuracies():
         ["fast", "64", "5 (0.5 s)", "20 (2.0 s)"],
         ["slow", "64", "20 (2.0 s)", "not reached"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("--num-tested", "0", "--num-tested must be positive, got 0"),
+        ("--seeds", "0", "--seeds must not have 0: settings are chosen by it"),
+    ],
+)
+def test_bad_arguments_are_named(argument, value, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["sweep", argument, value])
+    with pytest.raises(SystemExit):
+        sweep.main()
+    assert message in capsys.readouterr().err
