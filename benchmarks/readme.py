@@ -72,7 +72,7 @@ is luck in part:
 
 What earns the lead over Muon? In 24 steps at batch 8,192, with {number} trials of each,
 Muon's metric with nothing of the past, `steepest_muon`, comes to
-{mean("steepest_muon")} percent, as far as Muon with its average of gradients,
+{mean("steepest_muon")} percent, and Muon with its average of gradients to
 {mean("muon")}; with a constant times the last direction it is
 {mean("nlcg_muon_constant")}, with the rule for beta {mean("nlcg_muon")}. So it is the
 sum of directions, and the rule earns little. With one, two or four trials in place of

@@ -257,6 +257,10 @@ def sections() -> dict[str, str]:
                 "    --num-tested 3 --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --batch-sizes 8192 --num-microbatches 16 --num-trials 48 \\\n"
+                "    --optimizers nlcg_muon_constant steepest_muon \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16_b8192\n"
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
                 "    --num-epochs 8 --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192\n"
@@ -269,8 +273,8 @@ def sections() -> dict[str, str]:
             + "\nFour epochs are 97 steps at batch 2,048, above, and 24 here; 48 and "
             "97 steps are two and four epochs there, eight and sixteen here. Batch "
             "statistics are of 512 images in both. Twenty-four trials each, twelve in "
-            "the longest runs, and in the shortest twice as many for Muon and for NLCG "
-            "in its metric. Some of the runs had to share their cores: their "
+            "the longest runs, and in the shortest twice as many for what is in Muon's "
+            "metric. Some of the runs had to share their cores: their "
             "seconds say little.\n"
             + several("sweep_cifar100_16x16_b8192")
             + fewer_trials("sweep_cifar100_16x16_b8192")
