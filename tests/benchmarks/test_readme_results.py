@@ -17,9 +17,9 @@ RESULTS = readme.ROOT / readme.RESULTS
 BUILT_ON = {"nlcg": "sgd", "nlcg_adam": "adamw", "nlcg_muon": "muon"}
 
 
-def means_and_spreads(folder, num_epochs, *names):
+def means_and_spreads(folder, num_epochs, *names, num_trials=None):
     """Of the test accuracies of what as many trials of each chose, in percent."""
-    number = min(
+    number = num_trials or min(
         len(rows)
         for (_, epochs, name), rows in sweep_report.trial_groups(
             RESULTS / folder
@@ -299,11 +299,8 @@ def test_leads_with_half_the_trials():
     """As README and docs/choosing.md say: five points, and nothing; a larger lead."""
 
     def lead(folder, num_epochs, num_trials):
-        rows = sweep_report.final_runs(RESULTS / folder, num_epochs, num_trials)
-        groups = report.group_rows(rows, "optimizer")
-        ours, theirs = (
-            np.mean(sweep_pairs.accuracies(groups[name,]))
-            for name in ("nlcg_muon", "muon")
+        (ours, _), (theirs, _) = means_and_spreads(
+            folder, num_epochs, "nlcg_muon", "muon", num_trials=num_trials
         )
         return ours - theirs
 
