@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from benchmarks import report, sweep_report
+from benchmarks import report, sweep_choice
 
 PICTURE = "growing_batch/accuracy.png"
 # Sweeps, their numbers of epochs and of trials, a batch size each; the largest batch
@@ -40,7 +40,7 @@ def comparable(sweeps: Sweeps) -> list[report.Row]:
     """
     runs = [
         report.group_rows(
-            sweep_report.final_runs(report.RESULTS / folder, num_epochs, num_trials),
+            sweep_choice.final_runs(report.RESULTS / folder, num_epochs, num_trials),
             "optimizer",
         )
         for folder, num_epochs, num_trials in sweeps

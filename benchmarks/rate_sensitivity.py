@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import metrics, report, sweep, sweep_report
+from benchmarks import metrics, report, sweep, sweep_choice
 from benchmarks.config import Config
 
 Row = dict[str, Any]
@@ -80,7 +80,7 @@ def summarize(rows: dict[str, dict[int, list[Row]]], out: pathlib.Path) -> str:
     """
     means = {
         name: {
-            exponent: float(np.mean([100 * sweep_report.accuracy(row) for row in same]))
+            exponent: float(np.mean([100 * sweep_choice.accuracy(row) for row in same]))
             for exponent, same in by_exponent.items()
         }
         for name, by_exponent in rows.items()
@@ -179,7 +179,7 @@ def main() -> None:
     rows: dict[str, dict[int, list[Row]]] = {}
     groups = report.group_rows(trials, "optimizer", "num_epochs")
     for (name, num_epochs), group in groups.items():
-        choice = sweep_report.chosen(group)
+        choice = sweep_choice.chosen(group)
         if num_epochs != arguments.num_epochs or choice is None:
             continue
         if arguments.optimizers and name not in arguments.optimizers:
@@ -188,7 +188,7 @@ def main() -> None:
         for exponent, config in runs(choice, arguments.seeds, arguments.data_dir, out):
             row = sweep.run_or_recall(config)
             rows[name].setdefault(exponent, []).append(row)
-            percent = 100 * sweep_report.accuracy(row)
+            percent = 100 * sweep_choice.accuracy(row)
             print(f"{name} x {factor(exponent):.2g}: {percent:.2f} %", flush=True)
     if not rows:
         epochs = f"{arguments.num_epochs:g} epochs"

@@ -6,13 +6,12 @@ replaces what stands between the README's two `results` marks; a test checks tha
 nothing else is there.
 """
 
-import itertools
 import pathlib
 import re
 
 import numpy as np
 
-from benchmarks import growing_batch, report, sweep_pairs, sweep_report
+from benchmarks import growing_batch, report, sweep_choice, sweep_pairs, sweep_report
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -25,7 +24,7 @@ def photographs() -> str:
     trials = {
         len(rows)
         for name in sweep_pairs.SWEEPS
-        for rows in sweep_report.trial_groups(ROOT / RESULTS / name).values()
+        for rows in sweep_choice.trial_groups(ROOT / RESULTS / name).values()
     }
     *fewer, most = sorted(trials)
 
@@ -33,12 +32,12 @@ def photographs() -> str:
     parts = "steepest_muon", "muon", "nlcg_muon_constant", "nlcg_muon"
     number = min(
         len(rows)
-        for (_, num_epochs, name), rows in sweep_report.trial_groups(
+        for (_, num_epochs, name), rows in sweep_choice.trial_groups(
             shortest[0]
         ).items()
         if name in parts and num_epochs == shortest[1]
     )
-    tested = report.group_rows(sweep_report.final_runs(*shortest, number), "optimizer")
+    tested = report.group_rows(sweep_choice.final_runs(*shortest, number), "optimizer")
 
     def mean(name: str) -> str:
         return f"{np.mean(sweep_pairs.accuracies(tested[name,])):.2f}"
@@ -95,9 +94,10 @@ def _luck_of_the_trials() -> str:
         cells = []
         for first, several in (number // 2, 1), (number, 1), (number, 3):
             for name in "nlcg_muon", "muon":
-                best = sweep_report.ranked(trials[num_epochs, name][:first])[:several]
-                runs = itertools.chain(*sweep_report.tests_of(out, best))
-                cells.append(sweep_report.accuracy_and_spread(list(runs)))
+                some = trials[num_epochs, name][:first]
+                best = sweep_choice.best_tested(out, some, several)
+                runs = [row for _, same in best for row in same]
+                cells.append(sweep_report.accuracy_and_spread(runs))
         size = trials[num_epochs, "muon"][0]["config"]["batch_size"]
         lines.append((f"{size:,}", *cells))
     kinds = f"best of {number // 2}", f"best of {number}", f"best three of {number}"

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import checkpoint, metrics, report, sweep_report
+from benchmarks import checkpoint, metrics, report, sweep_choice, sweep_report
 from benchmarks.config import Config, named, names
 from benchmarks.train import train
 
@@ -177,7 +177,7 @@ def trials(base: Config, number: int) -> Iterator[Config]:
 
 def finals(base: Config, best: Row, seeds: Sequence[int]) -> Iterator[Config]:
     """The runs that test the chosen settings."""
-    tuned = {name: best["config"][name] for name in sweep_report.TUNED}
+    tuned = {name: best["config"][name] for name in sweep_choice.TUNED}
     for seed in seeds:
         yield dataclasses.replace(
             base, seed=seed, num_validation=0, out=base.out / "final", **tuned
@@ -220,7 +220,7 @@ def sweep(
             f"{row.get('validation_accuracy', '')}",
             flush=True,
         )
-    best = sweep_report.ranked(rows)[:num_tested]
+    best = sweep_choice.ranked(rows)[:num_tested]
     if not best:
         print(f"{base.optimizer}: no trial finished, so there is nothing to test")
     configs = (config for trial in best for config in finals(base, trial, seeds))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from benchmarks import report, sweep_report
+from benchmarks import report, sweep_choice, sweep_report
 
 SWEEPS = (
     "sweep_cifar100_16x16",
@@ -65,7 +65,7 @@ def chances() -> str:
     """
     lines = []
     for folder in SWEEPS:
-        trials = sweep_report.trial_groups(report.RESULTS / folder)
+        trials = sweep_choice.trial_groups(report.RESULTS / folder)
         for what, key, runs in _lengths(folder):
             cells = []
             for ours, others in PAIRS:
@@ -79,14 +79,14 @@ def chances() -> str:
 
 def _chance(ours: Sequence[report.Row], others: Sequence[report.Row]) -> str:
     half = len(ours) // 2
-    share = sweep_report.chance_ahead(ours, others, half)
+    share = sweep_choice.chance_ahead(ours, others, half)
     return f"{100 * share:.0f} ({half} of {len(ours)})"
 
 
 def _lengths(folder: str) -> Iterator[tuple[tuple[str, ...], tuple[int, float], Runs]]:
     """Of each length of run in a sweep: its name, its key and what was tested."""
     by_length = report.group_rows(
-        sweep_report.final_runs(report.RESULTS / folder), "batch_size", "num_epochs"
+        sweep_choice.final_runs(report.RESULTS / folder), "batch_size", "num_epochs"
     )
     for key, rows in sorted(by_length.items()):
         config = rows[0]["config"]

@@ -8,90 +8,26 @@ writes `table.md`, `targets.md` (steps and seconds to given accuracies), `budget
 """
 
 import argparse
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import optimizers, report
+from benchmarks import optimizers, report, sweep_choice
 
 Row = dict[str, Any]
 
-# What a trial chooses.
-TUNED = "learning_rate", "schedule", "warmup", "l2", "weight_decay", "label_smoothing"
-TUNED += ("optimizer_setting",)
-# What it is chosen for.
-_FIXED = "batch_size", "num_epochs", "optimizer"
 
 # How many trials `budgets` tells of.
 BUDGETS = 1, 2, 4, 8, 16, 32
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
-    """The trials that finished, the best accuracy first; of equals, the least loss."""
-    finished = [row for row in rows if row["status"] == "finished"]
-    return sorted(
-        finished, key=lambda row: (-row["validation_accuracy"], row["validation_loss"])
-    )
-
-
-def chosen(rows: Sequence[Row]) -> Row | None:
-    """The best trial; None if none finished."""
-    return next(iter(ranked(rows)), None)
-
-
-def median(rows: Sequence[Row]) -> float:
-    """The median accuracy of trials: what an arbitrary setting gives.
-
-    A trial that was given up or diverged counts as worse than any other.
-    """
-    return float(np.median([accuracy(row) for row in rows]))
-
-
-def final_runs(
-    out: pathlib.Path, num_epochs: float | None = None, num_trials: int | None = None
-) -> list[Row]:
-    """The runs that test what is chosen among trials.
-
-    A sweep that went on with more trials has tested its former choices too.
-
-    Args:
-      out: folder of the sweep.
-      num_epochs: of the runs; None: all lengths.
-      num_trials: choose among the first so many, of optimizers that have them; None:
-        among all there are.
-    """
-    best = {
-        key: chosen(rows[:num_trials]) if len(rows) >= (num_trials or 0) else None
-        for key, rows in trial_groups(out).items()
-    }
-    return [
-        row
-        for row in report.load(out / "final" / "results.jsonl")
-        if num_epochs in (None, row["config"]["num_epochs"])
-        and (choice := best[tuple(row["config"][name] for name in _FIXED)]) is not None
-        and is_test_of(row, choice)
-    ]
-
-
-def is_test_of(row: Row, trial: Row) -> bool:
-    """Whether a run has the settings of a trial (and its optimizer and length)."""
-    names = *_FIXED, *TUNED
-    return all(row["config"][name] == trial["config"][name] for name in names)
-
-
-def trial_groups(out: pathlib.Path) -> dict[tuple, list[Row]]:
-    """The trials of a sweep by batch size, number of epochs and optimizer."""
-    return report.group_rows(report.load(out / "trials" / "results.jsonl"), *_FIXED)
-
-
 def summarize(out: pathlib.Path) -> str:
     """Makes tables and plots from the rows; returns the tables."""
-    rows = final_runs(out)
-    trials = trial_groups(out)
-    groups = report.group_rows(rows, *_FIXED)
+    rows = sweep_choice.final_runs(out)
+    trials = sweep_choice.trial_groups(out)
+    groups = report.group_rows(rows, *sweep_choice.GROUP)
     header = "optimizer", "batch", "steps", "learning rate", "schedule", "warm-up"
     header += "decay", "smoothing", "own", "trials", "unfinished", "median trial %"
     header += "validation %", "test %", "training accuracy %", "gradients", "seconds"
@@ -102,7 +38,7 @@ def summarize(out: pathlib.Path) -> str:
     ):
         config = group[0]["config"]
         same = trials[batch_size, num_epochs, name]
-        best = chosen(same)
+        best = sweep_choice.chosen(same)
         own = config["optimizer_setting"]
         lines.append(
             (
@@ -117,7 +53,7 @@ def summarize(out: pathlib.Path) -> str:
                 f"{optimizers.SETTINGS[name]} {own:g}" if own is not None else "",
                 str(len(same)),
                 str(sum(row["status"] != "finished" for row in same)),
-                f"{100 * median(same):.2f}",
+                f"{100 * sweep_choice.median(same):.2f}",
                 f"{100 * best['validation_accuracy']:.2f}" if best else "",
                 accuracy_and_spread(group),
                 f"{100 * _mean(group, 'train_accuracy'):.2f}",
@@ -146,7 +82,7 @@ def by_steps(out: pathlib.Path) -> str:
       A table with the mean and the standard deviation over seeds in percent and, behind
       the @, the learning rate; the best of the shortest runs first.
     """
-    rows = final_runs(out)
+    rows = sweep_choice.final_runs(out)
     steps = {row["config"]["num_epochs"]: row["num_steps"] for row in rows}
     lengths = sorted(steps)
     groups = report.group_rows(rows, "optimizer", "num_epochs")
@@ -171,12 +107,6 @@ def by_steps(out: pathlib.Path) -> str:
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(rows)})\n"
 
 
-def tests_of(out: pathlib.Path, trials: Sequence[Row]) -> list[list[Row]]:
-    """The runs that tested each of some trials."""
-    tested = report.load(out / "final" / "results.jsonl")
-    return [[row for row in tested if is_test_of(row, trial)] for trial in trials]
-
-
 def best_trials(out: pathlib.Path, number: int) -> str:
     """What the best few trials come to on the test set.
 
@@ -191,16 +121,15 @@ def best_trials(out: pathlib.Path, number: int) -> str:
       runs of so many trials.
     """
     lines = []
-    for (batch_size, _, name), rows in sorted(trial_groups(out).items()):
-        best = ranked(rows)[:number]
-        runs = tests_of(out, best)
-        if len(best) < number or not all(runs):
+    for (batch_size, _, name), rows in sorted(sweep_choice.trial_groups(out).items()):
+        best = sweep_choice.best_tested(out, rows, number)
+        if len(best) < number or not all(runs for _, runs in best):
             continue
         cells = [
-            f"{accuracy_and_spread(same)} ({100 * accuracy(trial):.2f})"
-            for same, trial in zip(runs, best, strict=True)
+            f"{accuracy_and_spread(runs)} ({100 * sweep_choice.accuracy(trial):.2f})"
+            for trial, runs in best
         ]
-        every = [row for same in runs for row in same]
+        every = [row for _, runs in best for row in runs]
         steps = f"{every[0]['num_steps']:,}"
         cells.append(accuracy_and_spread(every))
         lines.append((f"{batch_size:,}", steps, name, str(len(rows)), *cells))
@@ -224,12 +153,12 @@ def budgets(out: pathlib.Path) -> str:
     finals = report.load(out / "final" / "results.jsonl")
     steps = {
         key: rows[0]["num_steps"]
-        for key, rows in report.group_rows(finals, *_FIXED[:2]).items()
+        for key, rows in report.group_rows(finals, *sweep_choice.GROUP[:2]).items()
     }
     groups: dict[tuple[int, int], dict[str, list[float]]] = {}
-    trials = trial_groups(out)
+    trials = sweep_choice.trial_groups(out)
     for (batch_size, num_epochs, name), rows in trials.items():
-        curve = [expected_best(rows, n) for n in range(1, len(rows) + 1)]
+        curve = [sweep_choice.expected_best(rows, n) for n in range(1, len(rows) + 1)]
         of_length = groups.setdefault((batch_size, steps[batch_size, num_epochs]), {})
         of_length[name] = curve
     _plot_budgets(groups, out / "budget.png")
@@ -248,42 +177,6 @@ def budgets(out: pathlib.Path) -> str:
     header += tuple(f"{n} trial{'s' * (n > 1)}" for n in shown)
     every = [row for rows in trials.values() for row in rows]
     return f"{report.markdown(header, lines)}\n\n{report.circumstances(every)}\n"
-
-
-def expected_best(rows: Sequence[Row], number: int) -> float:
-    """The best accuracy of `number` trials in percent, on average over such choices.
-
-    A trial that was given up or diverged counts as worse than any other.
-    """
-    accuracies, shares = _best_of(rows, number)
-    return 100 * float(np.dot(accuracies, shares))
-
-
-def chance_ahead(ours: Sequence[Row], others: Sequence[Row], number: int) -> float:
-    """How often the best of `number` trials is ahead of the other optimizer's best.
-
-    It is the share of all choices of so many of either's trials, ties counted half.
-    What it says of the luck in tuning is not in the spread over seeds.
-    """
-    accuracies, shares = _best_of(ours, number)
-    theirs, their_shares = _best_of(others, number)
-    ahead = np.heaviside(np.subtract.outer(accuracies, theirs), 0.5)
-    return float(shares @ ahead @ their_shares)
-
-
-def _best_of(rows: Sequence[Row], number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies of trials, and the share of choices in which each is the best."""
-    # The i-th smallest is the largest of a choice if all others are below it.
-    ways = [
-        math.comb(i, number - 1) / math.comb(len(rows), number)
-        for i in range(len(rows))
-    ]
-    return np.sort([accuracy(row) for row in rows]), np.array(ways)
-
-
-def accuracy(row: Row) -> float:
-    """On held-out images; zero for a run that was given up or diverged."""
-    return row["validation_accuracy"] if row["status"] == "finished" else 0.0
 
 
 def _plot_budgets(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks import metrics, optimizers, report, sweep, sweep_report
+from benchmarks import metrics, optimizers, report, sweep, sweep_choice, sweep_report
 from benchmarks.config import Config
 
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metrics.git_commit()  # as it is now, not when the runs end
     tuned = [
         row
-        for row in sweep_report.final_runs(args.sweep, args.num_epochs)
+        for row in sweep_choice.final_runs(args.sweep, args.num_epochs)
         if row["config"]["optimizer"] in (args.optimizers or optimizers.OPTIMIZERS)
     ]
     for row in tuned:

@@ -8,8 +8,8 @@ from benchmarks import (
     rate_sensitivity,
     readme,
     report,
+    sweep_choice,
     sweep_pairs,
-    sweep_report,
 )
 
 RESULTS = readme.ROOT / readme.RESULTS
@@ -21,13 +21,13 @@ def means_and_spreads(folder, num_epochs, *names, num_trials=None):
     """Of the test accuracies of what as many trials of each chose, in percent."""
     number = num_trials or min(
         len(rows)
-        for (_, epochs, name), rows in sweep_report.trial_groups(
+        for (_, epochs, name), rows in sweep_choice.trial_groups(
             RESULTS / folder
         ).items()
         if epochs == num_epochs and name in names
     )
     groups = report.group_rows(
-        sweep_report.final_runs(RESULTS / folder, num_epochs, number), "optimizer"
+        sweep_choice.final_runs(RESULTS / folder, num_epochs, number), "optimizer"
     )
     values = [sweep_pairs.accuracies(groups[name,]) for name in names]
     assert all(len(v) >= 3 for v in values)
@@ -68,7 +68,7 @@ def test_same_epochs_at_four_times_the_batch():
     runs = {
         (config["batch_size"], config["num_epochs"], row["num_steps"])
         for batch_size in ("", "_b8192", "_b16384")
-        for row in sweep_report.final_runs(
+        for row in sweep_choice.final_runs(
             RESULTS / f"sweep_cifar100_16x16{batch_size}"
         )
         for config in [row["config"]]
@@ -133,7 +133,7 @@ def test_growing_batch_is_drawn(tmp_path):
 @pytest.mark.parametrize("folder", sweep_pairs.SWEEPS)
 def test_pairs_had_as_many_trials(folder):
     """As the README says, and how many."""
-    trials = sweep_report.trial_groups(RESULTS / folder)
+    trials = sweep_choice.trial_groups(RESULTS / folder)
     compared = 0
     for (batch_size, num_epochs, name), rows in trials.items():
         for others in dict(sweep_pairs.PAIRS).get(name, ()):
@@ -148,7 +148,7 @@ def test_the_table_of_pairs():
     """One of its cells, from the rows; who is ahead is bold."""
     rows = [
         row["test_accuracy"]
-        for row in sweep_report.final_runs(RESULTS / "sweep_tiny_imagenet_16x16_b8192")
+        for row in sweep_choice.final_runs(RESULTS / "sweep_tiny_imagenet_16x16_b8192")
         if row["config"]["optimizer"] == "nlcg_muon"
     ]
     mean, spread = 100 * np.mean(rows), 100 * np.std(rows, ddof=1)
@@ -190,7 +190,7 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
     for (num_epochs, name), rows in groups.items():
         other = groups.get((num_epochs, BUILT_ON.get(name)))
         for number in (1, 2, 4) if other else ():
-            best = sweep_report.expected_best
+            best = sweep_choice.expected_best
             assert best(rows, number) > best(other, number)
             compared += 1
     assert compared >= comparisons
@@ -252,7 +252,7 @@ def test_the_rule_for_beta_and_a_constant(folder, num_epochs, share):
     )
     for number in (1, 2, 4, 8):
         of_rule, of_constant = (
-            sweep_report.expected_best(trials[num_epochs, name], number)
+            sweep_choice.expected_best(trials[num_epochs, name], number)
             for name in ("nlcg_muon", "nlcg_muon_constant")
         )
         assert of_rule > of_constant
@@ -323,9 +323,8 @@ def test_best_three_trials():
         ours, theirs = (
             [
                 np.mean(sweep_pairs.accuracies(same))
-                for same in sweep_report.tests_of(
-                    RESULTS / folder,
-                    sweep_report.ranked(trials[num_epochs, name][:number])[:3],
+                for _, same in sweep_choice.best_tested(
+                    RESULTS / folder, trials[num_epochs, name][:number], 3
                 )
             ]
             for name in ("nlcg_muon", "muon")
@@ -357,7 +356,7 @@ def test_learning_rates_of_conjugate_directions():
         chosen = {
             key: rows[0]["learning_rate"]
             for key, rows in report.group_rows(
-                sweep_report.final_runs(folder), "num_epochs", "optimizer"
+                sweep_choice.final_runs(folder), "num_epochs", "optimizer"
             ).items()
         }
         for (num_epochs, name), rate in chosen.items():
@@ -377,7 +376,7 @@ def test_what_a_wrong_learning_rate_costs():
     for (name, rate), same in report.group_rows(
         rows, "optimizer", "learning_rate"
     ).items():
-        values = [sweep_report.accuracy(row) for row in same]
+        values = [sweep_choice.accuracy(row) for row in same]
         curves.setdefault(name, []).append((rate, sum(values) / len(values)))
 
     def width(name, share):

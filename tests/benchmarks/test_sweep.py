@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import data, optimizers, report, schedules, sweep, sweep_report
+from benchmarks import (
+    data,
+    optimizers,
+    report,
+    schedules,
+    sweep,
+    sweep_choice,
+    sweep_report,
+)
 from benchmarks.config import Config
 
 BASE = Config(
@@ -41,7 +49,7 @@ def test_samples_fill_the_space(name):
     assert {sample["optimizer_setting"] for sample in samples} == set(space.settings)
     assert {sample["warmup"] for sample in samples} == set(sweep.WARMUPS)
     for sample in samples:
-        assert set(sample) == set(sweep_report.TUNED)
+        assert set(sample) == set(sweep_choice.TUNED)
         assert (sample["l2"] == 0) == space.decoupled
         assert (sample["weight_decay"] > 0) == space.decoupled
         # A config takes them, and an optimizer.
@@ -80,9 +88,9 @@ def test_best_trial_is_chosen_among_those_that_finished():
         row("finished", 0.8, 0.9),
         {"status": "given up"},
     ]
-    assert sweep_report.chosen(rows) is rows[3]
-    assert sweep_report.median(rows) == 0.7
-    assert sweep_report.chosen(rows[:1]) is None
+    assert sweep_choice.chosen(rows) is rows[3]
+    assert sweep_choice.median(rows) == 0.7
+    assert sweep_choice.chosen(rows[:1]) is None
 
 
 def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkeypatch):
@@ -100,7 +108,7 @@ def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkey
         assert read == ["train", "train", "train", "test"]
     finals = report.load(tmp_path / "final" / "results.jsonl")
     assert [row["config"]["seed"] for row in finals] == [1, 1]
-    best = sweep_report.chosen(trials)
+    best = sweep_choice.chosen(trials)
     assert best is not None
     for name in ("learning_rate", "schedule", "l2", "optimizer_setting"):
         assert finals[-1]["config"][name] == best["config"][name]
@@ -114,9 +122,9 @@ def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkey
     assert len(report.load(tmp_path / "trials" / "results.jsonl")) == 5
     tested = sweep.sweep(config, 3, [1], num_tested=2)
     trials = report.load(tmp_path / "trials" / "results.jsonl")[2:]
-    best = sweep_report.ranked(trials)[:2]
-    assert list(map(sweep_report.is_test_of, tested, best)) == [True, True]
-    assert not sweep_report.is_test_of(*tested)
+    best = sweep_choice.ranked(trials)[:2]
+    assert list(map(sweep_choice.is_test_of, tested, best)) == [True, True]
+    assert not sweep_choice.is_test_of(*tested)
 
     table = sweep_report.summarize(tmp_path)
     assert "momentum" in table
@@ -127,7 +135,7 @@ def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkey
 def write_rows(path, name, epochs, accuracies, rate=1.0):
     """Adds runs with seeds 0, 1, ... to a sweep's file."""
     path.parent.mkdir(exist_ok=True)
-    config = dict.fromkeys(sweep_report.TUNED)
+    config = dict.fromkeys(sweep_choice.TUNED)
     config |= {"optimizer": name, "num_epochs": epochs, "batch_size": 64}
     with path.open("a") as file:
         for seed, accuracy in enumerate(accuracies):
@@ -169,7 +177,7 @@ def finished_sweep(tmp_path):
     ],
 )
 def test_what_the_first_trials_chose(finished_sweep, num_trials, tested):
-    rows = sweep_report.final_runs(finished_sweep, 1, num_trials)
+    rows = sweep_choice.final_runs(finished_sweep, 1, num_trials)
     groups = report.group_rows(rows, "optimizer")
     accuracies = [
         (name, [row["test_accuracy"] for row in same])
@@ -223,7 +231,7 @@ def test_best_of_fewer_trials(values):
     values = [*values, 0.0]
     for number in range(1, len(values) + 1):
         best = [max(some) for some in itertools.combinations(values, number)]
-        got = sweep_report.expected_best(rows, number)
+        got = sweep_choice.expected_best(rows, number)
         assert got == pytest.approx(100 * np.mean(best))
 
 
@@ -241,9 +249,9 @@ def test_chance_to_be_ahead(ours, others):
             itertools.combinations(ours, number), itertools.combinations(others, number)
         )
         leads = [np.sign(max(a) - max(b)) for a, b in draws]
-        got = sweep_report.chance_ahead(rows(ours), rows(others), number)
+        got = sweep_choice.chance_ahead(rows(ours), rows(others), number)
         assert got == pytest.approx((1 + np.mean(leads)) / 2)
-        assert sweep_report.chance_ahead(
+        assert sweep_choice.chance_ahead(
             rows(others), rows(ours), number
         ) == pytest.approx(1 - got)
 
