@@ -95,8 +95,8 @@ def _luck_of_the_trials() -> str:
         for first, several in (number // 2, 1), (number, 1), (number, 3):
             for name in "nlcg_muon", "muon":
                 some = trials[num_epochs, name][:first]
-                best = sweep_choice.best_tested(out, some, several)
-                runs = [row for _, same in best for row in same]
+                best = sweep_choice.shortlist(out, some, several)
+                runs = [row for candidate in best for row in candidate.tests]
                 cells.append(sweep_report.accuracy_and_spread(runs))
         size = trials[num_epochs, "muon"][0]["config"]["batch_size"]
         lines.append((f"{size:,}", *cells))

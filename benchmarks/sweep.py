@@ -12,12 +12,13 @@ For every optimizer, batch size and length of run:
 2. The settings with the best accuracy on those images train on the whole training set,
    with other seeds; only these runs read the test set. `--num-tested` does so with
    several of the best, whose order on those images is luck in part; the tables have
-   the first.
+   the first. `--repeat-seeds` repeats those trials with further seeds, so that they
+   can be told apart without the test set.
 
-Rows go to `<out>/trials/results.jsonl` and `<out>/final/results.jsonl`. A sweep that
-was stopped goes on where it was, and one with more trials, seeds or optimizers adds to
-what is there. `python -m benchmarks.sweep_report <out>` makes the table and the plot
-from the rows alone.
+Rows go to `results.jsonl` in `<out>/trials`, `<out>/repeats` and `<out>/final`. A sweep
+that was stopped goes on where it was, and one with more trials, seeds or optimizers
+adds to what is there. `python -m benchmarks.sweep_report <out>` makes the table and the
+plot from the rows alone.
 """
 
 import argparse
@@ -175,13 +176,28 @@ def trials(base: Config, number: int) -> Iterator[Config]:
         )
 
 
-def finals(base: Config, best: Row, seeds: Sequence[int]) -> Iterator[Config]:
-    """The runs that test the chosen settings."""
-    tuned = {name: best["config"][name] for name in sweep_choice.TUNED}
+def repeats(base: Config, trial: Row, seeds: Sequence[int]) -> Iterator[Config]:
+    """The runs of a trial with other seeds."""
     for seed in seeds:
         yield dataclasses.replace(
-            base, seed=seed, num_validation=0, out=base.out / "final", **tuned
+            base,
+            seed=seed,
+            give_up_at=GIVE_UP_AT,
+            out=base.out / "repeats",
+            **_tuned(trial),
         )
+
+
+def finals(base: Config, trial: Row, seeds: Sequence[int]) -> Iterator[Config]:
+    """The runs that test the settings of a trial."""
+    for seed in seeds:
+        yield dataclasses.replace(
+            base, seed=seed, num_validation=0, out=base.out / "final", **_tuned(trial)
+        )
+
+
+def _tuned(trial: Row) -> dict[str, Any]:
+    return {name: trial["config"][name] for name in sweep_choice.TUNED}
 
 
 def run_or_recall(config: Config) -> Row:
@@ -200,7 +216,11 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def sweep(
-    base: Config, num_trials: int, seeds: Sequence[int], num_tested: int = 1
+    base: Config,
+    num_trials: int,
+    seeds: Sequence[int],
+    num_tested: int = 1,
+    repeat_seeds: Sequence[int] = (),
 ) -> list[Row]:
     """Tunes and tests one optimizer; returns the rows of the tests.
 
@@ -209,6 +229,7 @@ def sweep(
       num_trials: settings to try.
       seeds: of the tests.
       num_tested: how many of the best trials to test.
+      repeat_seeds: of the runs that repeat these trials before.
     """
     rows = []
     for i, config in enumerate(trials(base, num_trials)):
@@ -223,6 +244,9 @@ def sweep(
     best = sweep_choice.ranked(rows)[:num_tested]
     if not best:
         print(f"{base.optimizer}: no trial finished, so there is nothing to test")
+    for trial in best:
+        for config in repeats(base, trial, repeat_seeds):
+            run_or_recall(config)
     configs = (config for trial in best for config in finals(base, trial, seeds))
     return list(map(run_or_recall, configs))
 
@@ -245,12 +269,17 @@ def main() -> None:
     parser.add_argument("--num-trials", type=int, default=16)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--num-tested", type=int, default=1, help="best trials to test")
+    parser.add_argument(
+        "--repeat-seeds", nargs="+", type=int, default=[], help="of those, repeated"
+    )
     parser.add_argument("--data-dir", type=pathlib.Path, default=pathlib.Path("data"))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/sweep"))
     parser.add_argument("--no-progress", action="store_true")
     arguments = parser.parse_args()
     if TUNING_SEED in arguments.seeds:
         parser.error(f"--seeds must not have {TUNING_SEED}: settings are chosen by it")
+    if TUNING_SEED in arguments.repeat_seeds:
+        parser.error(f"--repeat-seeds must not have {TUNING_SEED}: the trials have it")
     if arguments.num_tested < 1:
         parser.error(f"--num-tested must be positive, got {arguments.num_tested}")
     base = named(arguments.config)
@@ -277,6 +306,7 @@ def main() -> None:
                     arguments.num_trials,
                     arguments.seeds,
                     arguments.num_tested,
+                    arguments.repeat_seeds,
                 )
     print(sweep_report.summarize(arguments.out))
     print(f"Rows, table and plot: {arguments.out}")

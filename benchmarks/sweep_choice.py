@@ -1,5 +1,6 @@
 """What a sweep chooses among its trials, and what that choice owes to luck."""
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
@@ -16,6 +17,26 @@ TUNED = "learning_rate", "schedule", "warmup", "l2", "weight_decay", "label_smoo
 TUNED += ("optimizer_setting",)
 # What it is chosen for.
 GROUP = "batch_size", "num_epochs", "optimizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A trial that may be chosen.
+
+    Attributes:
+      trial: its row.
+      repeats: the same settings with other seeds, on the same held-out images.
+      tests: the same settings on the test set.
+    """
+
+    trial: Row
+    repeats: list[Row]
+    tests: list[Row]
+
+    @property
+    def held_out(self) -> list[float]:
+        """Accuracies of the trial and its repeats."""
+        return [accuracy(row) for row in (self.trial, *self.repeats)]
 
 
 def trial_groups(out: pathlib.Path) -> dict[tuple, list[Row]]:
@@ -63,28 +84,46 @@ def final_runs(
         for row in report.load(out / "final" / "results.jsonl")
         if num_epochs in (None, row["config"]["num_epochs"])
         and (choice := best[tuple(row["config"][name] for name in GROUP)]) is not None
-        and is_test_of(row, choice)
+        and has_settings_of(row, choice)
     ]
 
 
-def best_tested(
-    out: pathlib.Path, trials: Sequence[Row], number: int
-) -> list[tuple[Row, list[Row]]]:
-    """The best few of some trials, the first first, each with the runs that tested it.
+def shortlist(out: pathlib.Path, trials: Sequence[Row], number: int) -> list[Candidate]:
+    """The best few of some trials, the first first.
 
     Args:
       out: folder of the sweep.
       trials: of one optimizer, batch size and length.
-      number: of the best to give.
+      number: of the best to give; fewer if fewer finished.
     """
+    repeats = out / "repeats" / "results.jsonl"
+    repeated = report.load(repeats) if repeats.exists() else []
     tested = report.load(out / "final" / "results.jsonl")
     return [
-        (trial, [row for row in tested if is_test_of(row, trial)])
+        Candidate(
+            trial,
+            [row for row in repeated if has_settings_of(row, trial)],
+            [row for row in tested if has_settings_of(row, trial)],
+        )
         for trial in ranked(trials)[:number]
     ]
 
 
-def is_test_of(row: Row, trial: Row) -> bool:
+def steadiest(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The candidate whose mean over all its tuning runs is the highest.
+
+    The best of many trials with one seed each has in part the best luck; a mean over
+    further seeds has less of it.
+
+    Returns:
+      None if some have not been repeated, or there are none.
+    """
+    if not all(candidate.repeats for candidate in candidates):
+        return None
+    return max(candidates, key=lambda c: np.mean(c.held_out), default=None)
+
+
+def has_settings_of(row: Row, trial: Row) -> bool:
     """Whether a run has the settings of a trial (and its optimizer and length)."""
     names = *GROUP, *TUNED
     return all(row["config"][name] == trial["config"][name] for name in names)

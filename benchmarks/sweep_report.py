@@ -118,18 +118,22 @@ def best_trials(out: pathlib.Path, number: int) -> str:
 
     Returns:
       A table in percent; mean and deviation are over seeds, in the last column over all
-      runs of so many trials.
+      runs of so many trials. Where trials were repeated, the one with the best mean on
+      held-out images is bold.
     """
     lines = []
     for (batch_size, _, name), rows in sorted(sweep_choice.trial_groups(out).items()):
-        best = sweep_choice.best_tested(out, rows, number)
-        if len(best) < number or not all(runs for _, runs in best):
+        best = sweep_choice.shortlist(out, rows, number)
+        if len(best) < number or not all(candidate.tests for candidate in best):
             continue
-        cells = [
-            f"{accuracy_and_spread(runs)} ({100 * sweep_choice.accuracy(trial):.2f})"
-            for trial, runs in best
-        ]
-        every = [row for _, runs in best for row in runs]
+        steadiest = sweep_choice.steadiest(best)
+        cells = []
+        for candidate in best:
+            text = accuracy_and_spread(candidate.tests)
+            text = f"**{text}**" if candidate is steadiest else text
+            held_out = _mean_and_spread(candidate.held_out)
+            cells.append(f"{text} ({held_out})")
+        every = [row for candidate in best for row in candidate.tests]
         steps = f"{every[0]['num_steps']:,}"
         cells.append(accuracy_and_spread(every))
         lines.append((f"{batch_size:,}", steps, name, str(len(rows)), *cells))
@@ -280,9 +284,13 @@ def _number(row: Row, key: str) -> float:
 
 def accuracy_and_spread(rows: Sequence[Row]) -> str:
     """Mean and standard deviation over runs in percent."""
-    values = np.array([100 * _number(row, "test_accuracy") for row in rows])
-    spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
+    return _mean_and_spread([_number(row, "test_accuracy") for row in rows])
+
+
+def _mean_and_spread(shares: Sequence[float]) -> str:
+    percent = 100 * np.array(shares)
+    spread = f" ± {percent.std(ddof=1):.2f}" if len(shares) > 1 else ""
+    return f"{percent.mean():.2f}{spread}"
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:

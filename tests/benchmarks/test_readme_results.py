@@ -322,8 +322,8 @@ def test_best_three_trials():
         )
         ours, theirs = (
             [
-                np.mean(sweep_pairs.accuracies(same))
-                for _, same in sweep_choice.best_tested(
+                np.mean(sweep_pairs.accuracies(candidate.tests))
+                for candidate in sweep_choice.shortlist(
                     RESULTS / folder, trials[num_epochs, name][:number], 3
                 )
             ]

@@ -123,8 +123,19 @@ def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkey
     tested = sweep.sweep(config, 3, [1], num_tested=2)
     trials = report.load(tmp_path / "trials" / "results.jsonl")[2:]
     best = sweep_choice.ranked(trials)[:2]
-    assert list(map(sweep_choice.is_test_of, tested, best)) == [True, True]
-    assert not sweep_choice.is_test_of(*tested)
+    assert list(map(sweep_choice.has_settings_of, tested, best)) == [True, True]
+    assert not sweep_choice.has_settings_of(*tested)
+
+    # The same trials again with another seed, on the same held-out images.
+    read.clear()
+    assert sweep.sweep(config, 3, [1], num_tested=2, repeat_seeds=[4]) == tested
+    assert read == ["train", "train"]
+    repeats = report.load(tmp_path / "repeats" / "results.jsonl")
+    assert list(map(sweep_choice.has_settings_of, repeats, best)) == [True, True]
+    assert [row["config"]["seed"] for row in repeats] == [4, 4]
+    for row in repeats:
+        assert row["config"]["num_validation"] == base.num_validation
+        assert "test_accuracy" not in row
 
     table = sweep_report.summarize(tmp_path)
     assert "momentum" in table
@@ -189,6 +200,32 @@ def test_what_the_first_trials_chose(finished_sweep, num_trials, tested):
 def cells(table):
     lines = [line for line in table.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_repeats_tell_the_best_trials_apart(finished_sweep):
+    trials = sweep_choice.trial_groups(finished_sweep)[64, 1, "sgd"]
+    lucky, other = sweep_choice.shortlist(finished_sweep, trials, 3)
+    assert (lucky.held_out, other.held_out) == ([0.6], [0.5])
+    assert [row["test_accuracy"] for row in lucky.tests] == [0.6, 0.7]
+    assert sweep_choice.steadiest([lucky, other]) is None
+
+    repeats = finished_sweep / "repeats/results.jsonl"
+    write_rows(repeats, "sgd", 1, [0.5, 0.3], rate=2.0)
+    lucky, other = sweep_choice.shortlist(finished_sweep, trials, 2)
+    assert lucky.held_out == [0.6, 0.5, 0.3]
+    assert sweep_choice.steadiest([lucky, other]) is None  # the other is not repeated
+    write_rows(repeats, "sgd", 1, [0.55, 0.5], rate=1.0)
+    candidates = sweep_choice.shortlist(finished_sweep, trials, 2)
+    assert sweep_choice.steadiest(candidates) is candidates[1]
+    assert sweep_choice.steadiest(candidates[:1]) is candidates[0]
+    assert sweep_choice.steadiest([]) is None
+
+    _, _, line = cells(sweep_report.best_trials(finished_sweep, 2))
+    assert line[4:] == [
+        "65.00 ± 7.07 (46.67 ± 15.28)",
+        "**90.00 ± 0.00** (51.67 ± 2.89)",
+        "77.50 ± 15.00",
+    ]
 
 
 def test_best_trials_on_the_test_set(finished_sweep):
@@ -301,6 +338,7 @@ def test_steps_to_accuracies():
     [
         ("--num-tested", "0", "--num-tested must be positive, got 0"),
         ("--seeds", "0", "--seeds must not have 0: settings are chosen by it"),
+        ("--repeat-seeds", "0", "--repeat-seeds must not have 0: the trials have it"),
     ],
 )
 def test_bad_arguments_are_named(argument, value, message, monkeypatch, capsys):
