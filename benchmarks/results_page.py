@@ -171,7 +171,10 @@ def sections() -> dict[str, str]:
             command(
                 f"{run}.sweep --config digits --batch-sizes 1137 \\\n"
                 "    --num-epochs 10 30 100 --num-validation 300 --num-trials 16 \\\n"
-                "    --seeds 1 2 3 4 5 --out benchmarks/results/sweep_digits"
+                "    --seeds 1 2 3 4 5 --out benchmarks/results/sweep_digits \\\n"
+                "    --optimizers nlcg nlcg_online nlcg_pr nlcg_hutchinson nlcg_gnb "
+                "nlcg_adam \\\n        nlcg_muon sgd momentum nesterov rmsprop adamw "
+                "lars lamb muon schedule_free"
             )
             + "\nFull batch, few steps: test accuracy in percent, mean ± standard "
             "deviation over seeds, of the best trial, behind the @ its learning rate. "

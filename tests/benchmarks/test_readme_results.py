@@ -217,8 +217,11 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
             ["adamw", "adamw_b1"],
         ),
         ("sweep_cifar100_16x16_b8192", 4, "nlcg", ["nesterov"]),
-        ("sweep_digits", 10, "nlcg_adam", ["adamw"]),
-        ("sweep_digits_resnet8", 10, "nlcg_adam", ["adamw"]),
+        ("sweep_digits", 10, "nlcg", ["nesterov"]),
+        ("sweep_digits", 30, "nlcg", ["nesterov", "sgd"]),
+        ("sweep_digits", 10, "nlcg_adam", ["adamw", "sgd", "nesterov", "lars"]),
+        ("sweep_digits_resnet8", 10, "nlcg_adam", ["adamw", "sgd", "nesterov", "lars"]),
+        ("sweep_digits_resnet8", 10, "nlcg_muon", ["adamw", "sgd", "nesterov", "lars"]),
         ("sweep_cifar100_16x16", 2, "nlcg_adam", ["adamw"]),
         ("sweep_cifar100_16x16", 4, "nlcg_adam", ["adamw"]),
         ("sweep_cifar100_16x16_vit", 4, "nlcg_adam", ["adamw"]),
@@ -256,6 +259,41 @@ def test_the_rule_for_beta_and_a_constant(folder, num_epochs, share):
             for name in ("nlcg_muon", "nlcg_muon_constant")
         )
         assert of_rule > of_constant
+
+
+@pytest.mark.parametrize("name", ["nlcg", "nlcg_adam"])
+@pytest.mark.parametrize("num_epochs", [10, 30, 100])
+def test_the_rule_for_beta_and_a_constant_on_digits(name, num_epochs):
+    """As docs/choosing.md says: level, but for the shortest runs in Adam's scaling."""
+    folder = "sweep_digits_parts"
+    (rule, spread), (constant, other_spread) = means_and_spreads(
+        folder, num_epochs, name, f"{name}_constant"
+    )
+    ahead = rule - constant > spread + other_spread
+    assert ahead == ((name, num_epochs) == ("nlcg_adam", 10))
+    assert constant - rule < spread + other_spread
+    trials = sweep_choice.trial_groups(RESULTS / folder)
+    leads = [
+        sweep_choice.expected_best(trials[1137, num_epochs, name], number)
+        - sweep_choice.expected_best(
+            trials[1137, num_epochs, f"{name}_constant"], number
+        )
+        for number in (1, 2, 4)
+    ]
+    assert (min(leads) > 0) == ((name, num_epochs) != ("nlcg", 100))
+
+
+def test_polak_ribiere_untuned_on_digits():
+    """As docs/choosing.md says: no better than SGD with one or two trials."""
+    trials = sweep_choice.trial_groups(RESULTS / "sweep_digits")
+    for num_epochs in 10, 30, 100:
+        for number in 1, 2:
+            rule, usual, sgd = (
+                sweep_choice.expected_best(trials[1137, num_epochs, name], number)
+                for name in ("nlcg_pr", "nlcg", "sgd")
+            )
+            assert abs(rule - sgd) < 0.5
+            assert usual > rule + 1
 
 
 def test_polak_ribiere_in_muons_metric():
