@@ -92,8 +92,8 @@ def scale_by_curvature_line_search(
     [.001, 1]. On a quadratic without noise it is one, and with ``decay=0`` the search
     is then exact.
 
-    Place it last: nothing but a change of sign may follow it. It descends if the update
-    does.
+    Place it last: nothing but a change of sign may follow it, which an update that
+    ascends is taken to have behind it. It descends if the update does.
 
     Args:
         update_every: steps from one Hessian-vector product to the next. The steps
@@ -220,6 +220,7 @@ def scale_by_curvature_line_search(
         weight = (1 - decay) / (
             1 - jnp.asarray(decay, dtype) ** (state.count // update_every + 1)
         )
+        weight = weight.astype(dtype)
         kappa = uhu / safe_uu
         average = state.curvature + weight * (jnp.abs(kappa) - state.curvature)
         curvature = jnp.where(due, average, state.curvature)
@@ -232,13 +233,13 @@ def scale_by_curvature_line_search(
         found = jnp.sign(state.slope) * g_previous / moved + state.slope_change
         ratio = jnp.clip(found / jnp.where(promised > 0, promised, 1), -1, 2)
         trust = jnp.maximum(0, decay * state.trust + (1 - decay) * ratio)
-        trust = jnp.where(promised > 0, trust, state.trust)
+        trust = jnp.where(promised > 0, trust, state.trust).astype(dtype)
 
-        damped = curvature * (1 + damping)
+        damped = (curvature * (1 + damping)).astype(dtype)
         trusted_slope = jnp.clip(trust, _LEAST_TRUST, 1) * jnp.abs(slope)
         minimum = trusted_slope / jnp.where(damped > 0, damped, 1)
         longest = jnp.where(due, jnp.inf, _GROWTH * state.step_length)
-        longest = jnp.minimum(longest, max_step)
+        longest = jnp.minimum(longest, max_step).astype(dtype)
         step_length = jnp.minimum(jnp.where(damped > 0, minimum, jnp.inf), longest)
         scale = step_length / length
 

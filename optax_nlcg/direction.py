@@ -226,7 +226,7 @@ def scale_by_conjugate_direction(
         )
         beta = jnp.asarray(beta).astype(dtype)
         if beta_bounds is not None:
-            beta = jnp.clip(beta, *beta_bounds)
+            beta = jnp.clip(beta, *beta_bounds).astype(dtype)
         descends = gz + beta * gp > 0  # false for NaN as well
         # With P = I this is |d|^2: no entry of d overflows.
         descends &= jnp.isfinite(gz + 2 * beta * gp + beta**2 * state.metric)
@@ -239,12 +239,17 @@ def scale_by_conjugate_direction(
 
             return jax.tree.map(leaf_direction, z, state.direction)
 
+        def fits(direction):
+            fitting = tree.fits(direction, state.direction)
+            return fitting & tree.fits(direction, updates if params is None else params)
+
         direction = conjugate(beta)
-        fitting = tree.fits(direction, state.direction)
-        fitting &= tree.fits(direction, updates if params is None else params)
+        fitting = fits(direction)
         if fitting is not True:
             beta = jnp.where(fitting, beta, 0)
             direction = conjugate(beta)
+            # A wider gradient may have no place in the parameters' dtype at all.
+            finite &= fits(direction)
         new_state = ConjugateDirectionState(
             count=optax.safe_increment(state.count),
             since_restart=jnp.where(beta == 0, 1, state.since_restart + 1),

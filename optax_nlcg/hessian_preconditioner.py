@@ -183,7 +183,7 @@ def scale_by_hessian_diagonal(
         p = relative**-power
         if not normalize:
             p = p * safe_mean**-power
-        return jnp.where(mean > 0, p, 1)
+        return jnp.where(mean > 0, p, 1).astype(mean.dtype)
 
     def average_in(state: HessianDiagonalState, diagonal: Tree) -> HessianDiagonalState:
         dtype = state.curvature_mean.dtype

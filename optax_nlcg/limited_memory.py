@@ -104,6 +104,7 @@ def scale_by_limited_memory(memory_size: int) -> optax.GradientTransformation:
         place = (state.count - 1) % memory_size
 
         def remember(memory, new):
+            memory = jnp.asarray(memory)  # restored ones may be NumPy's
             new = jnp.where(usable, new, 0)
             return memory.at[place].set(jnp.where(finite, new, memory[place]))
 

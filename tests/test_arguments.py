@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import optax_nlcg
+from tests import cases
 
 direction = optax_nlcg.scale_by_conjugate_direction
 bfgs = optax_nlcg.scale_by_diagonal_bfgs
@@ -369,6 +370,44 @@ def test_every_argument(function, given, argument, value, error):
     with pytest.raises(error, match=rf"`{argument}\b") as caught:
         function(**given | {argument: value})
     assert "got" in str(caught.value) or repr(value) in str(caught.value)
+
+
+WIDE = {
+    "learning_rate": 0.1,
+    "beta_rule": 0.5,
+    "beta_bounds": (np.float64(0.0), np.float64(0.5)),
+    "restart_threshold": 0.2,
+    "restart_cycles": 6.0,
+    "max_step": 3.0,
+    "lars_lr": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "argument"),
+    [
+        (function, argument)
+        for function, (given, _) in CONSTRUCTORS.items()
+        for argument, parameter in inspect.signature(function).parameters.items()
+        if function.__name__.startswith(("scale_by", "nlcg", "nonlinear_cg", "ml_ncg"))
+        and (isinstance(parameter.default, float) or argument in WIDE)
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_wide_numbers_widen_no_state(x64, function, argument):
+    """NumPy's scalars have a dtype of their own, which Python's have not."""
+    given, _ = CONSTRUCTORS[function]
+    parameter = inspect.signature(function).parameters[argument]
+    value = WIDE.get(argument, parameter.default)
+    if isinstance(value, float):
+        value = np.float64(value)
+    tx = optax.with_extra_args_support(function(**given | {argument: value}))
+    params = cases.params_of()
+    state = tx.init(params)
+    step = cases.make_step("diagonal_estimated", tx)
+    _, new_state, _, _ = jax.eval_shape(step, params, state)
+    new, old = (jax.tree.map(lambda x: x.dtype, some) for some in (new_state, state))
+    assert new == old
 
 
 def test_no_argument_is_forgotten():

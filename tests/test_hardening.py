@@ -213,6 +213,14 @@ class TestFloat16:
             p, state = tx.update(self.LARGE, state, self.LARGE)
         np.testing.assert_array_equal(p, self.LARGE)
 
+    def test_a_wider_gradient_that_does_not_fit_is_skipped(self):
+        tx = optax_nlcg.scale_by_conjugate_direction()
+        state = tx.init(self.LARGE)
+        for gradient in jnp.array([[1e5, 1, 1], [1, 1, 1]]):
+            p, state = tx.update(gradient, state, self.LARGE)
+            np.testing.assert_array_equal(p, jnp.where(gradient.max() > 1, 0, 1))
+        assert (state.count, state.num_skipped) == (1, 1)
+
     def test_an_estimate_that_overflows_is_kept_as_it_was(self):
         tx = optax_nlcg.scale_by_diagonal_bfgs()
         x = jnp.zeros(3, jnp.float16)

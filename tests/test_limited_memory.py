@@ -103,6 +103,17 @@ def test_a_gradient_that_is_not_finite_is_as_if_it_had_not_been(size):
     )
 
 
+def test_a_restored_state_may_be_of_numpy():
+    tx, params = scale_by_limited_memory(2), start()
+    state = tx.init(params)
+    for scale in (1, 0.5, 0.7):
+        grads = jax.tree.map(lambda x, s=scale: s * x, jax.grad(loss)(params))
+        want, new_state = tx.update(grads, state, params)
+        got, _ = tx.update(grads, jax.device_get(state), params)
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+        state = new_state
+
+
 def test_bfloat16_parameters_have_wide_inner_products():
     """1,000 entries, of which bfloat16 would count 256."""
     tx = scale_by_limited_memory(2)
