@@ -45,8 +45,9 @@ class Config:
       ema_decay: largest decay of the averaged weights that are evaluated.
       eval_statistics: batch statistics to evaluate with: running (the averages kept
         in training) or recomputed (of the averaged weights, on one more mini-batch).
-      give_up_at: part of the run after which it is given up unless the training loss
-        is below that of guessing, log(classes); None: never.
+      give_up_at: part of the run, rounded up to ten steps, after which it is given up
+        unless the training loss of the last ten is below that of guessing,
+        log(classes); None: never.
       seed: of the initial weights, the order of the images and their crops.
       log_every: steps between looks at the metrics; every step's are recorded.
       checkpoint_dir: folder of this run's checkpoints: of its last step, and of the

@@ -3,6 +3,7 @@
 import datetime
 import functools
 import importlib.metadata
+import itertools
 import json
 import operator
 import os
@@ -103,6 +104,20 @@ def append_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(row, default=str) + "\n")
+
+
+def append_run(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Appends the row of a run, unless it is there: one that had ended before."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    if all(json.loads(line)["run"] != row["run"] for line in lines):
+        append_row(path, row)
+
+
+def unused_name(folder: pathlib.Path, name: str) -> str:
+    """A name for a run of which there is no curve: several may begin in a second."""
+    others = (f"{name}-{number}" for number in itertools.count(2))
+    names = itertools.chain([name], others)
+    return next(n for n in names if not (folder / f"{n}.jsonl").exists())
 
 
 class Progress:

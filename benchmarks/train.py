@@ -6,6 +6,7 @@
 """
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -39,6 +40,9 @@ EVAL_BATCH = 1000
 
 # Steps whose inputs may wait on the devices.
 MAX_QUEUED = 3
+
+# Steps over which a run's loss is averaged where it is judged.
+JUDGED_OVER = 10
 
 
 def choose_devices(config: Config) -> list[Any]:
@@ -172,6 +176,12 @@ def train(config: Config) -> dict[str, Any]:
       which is in no file), final metrics, timings, config and environment; "curve"
       names the file of the metrics of each step.
     """
+    with contextlib.ExitStack() as resources:
+        return _train(config, resources)
+
+
+def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
+    """`train`, with what has to be closed whatever happens."""
     # Whatever can be wrong with the config is said before anything takes time.
     metrics.git_commit()  # as it is now, not when the run ends
     devices = choose_devices(config)
@@ -190,7 +200,11 @@ def train(config: Config) -> dict[str, Any]:
     leader = jax.process_index() == 0
     checkpoints = stop_request = None
     if config.checkpoint_dir is not None:
-        checkpoints, stop_request = Checkpoints(config), StopRequest()
+        # Closed last: no signal ends the writing of a checkpoint.
+        stop_request = StopRequest()
+        resources.callback(stop_request.close)
+        checkpoints = Checkpoints(config)
+        resources.callback(checkpoints.close)
 
     # ---- Devices ----------------------------------------------------------------
     mesh = Mesh(np.array(devices), ("data",))
@@ -245,9 +259,12 @@ def train(config: Config) -> dict[str, Any]:
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     run = f"{config.dataset}-{config.model}-{config.optimizer}-b{config.batch_size}"
     run += f"-lr{config.peak_learning_rate:g}-seed{config.seed}-{stamp}"
-    record = {"run": run, "spent": 0.0, "seconds": 0.0, "last": {}, "resumed_at": []}
+    if leader:
+        run = metrics.unused_name(config.out, run)
+    record = {"run": run, "spent": 0.0, "seconds": 0.0, "last": {}, "recent": []}
+    record["resumed_at"] = []
     if checkpoints is not None and checkpoints.record is not None:
-        state, record = checkpoints.restore(state), checkpoints.record
+        state, record = checkpoints.restore(state), record | checkpoints.record
         record["resumed_at"].append(int(state.step))
     first_step = int(state.step)
     run, last, spent = record["run"], record["last"], record["spent"]
@@ -256,11 +273,18 @@ def train(config: Config) -> dict[str, Any]:
         curve = metrics.CurveWriter(
             config.out / f"{run}.jsonl", config.tensorboard, first_step
         )
+        resources.callback(curve.close)
         progress = metrics.Progress(run, total_steps, config.progress, first_step)
+        resources.callback(progress.close)
 
     # ---- Training ---------------------------------------------------------------
     status, result, steps_done = "finished", None, first_step
-    pending, queued, given_chance = [], collections.deque(), False
+    pending, queued = [], collections.deque()
+    recent = collections.deque(record["recent"], maxlen=JUDGED_OVER)
+    judged_at = None
+    if config.give_up_at is not None:
+        windows = math.ceil(config.give_up_at * total_steps / JUDGED_OVER)
+        judged_at = min(max(windows, 1) * JUDGED_OVER, total_steps)
     batches = iter(source.batches(first_step, total_steps))
     seconds = record["seconds"]
     start = time.perf_counter() - seconds
@@ -280,7 +304,8 @@ def train(config: Config) -> dict[str, Any]:
         saving = checkpoints is not None and (
             stopping or at_end or steps_done % config.checkpoint_every == 0
         )
-        if len(pending) < config.log_every and not at_end and not saving:
+        due = at_end or saving or steps_done == judged_at
+        if len(pending) < config.log_every and not due:
             continue
         # The metrics are waited for only here.
         pending = jax.device_get(pending)
@@ -291,9 +316,10 @@ def train(config: Config) -> dict[str, Any]:
             last["learning_rate"] = float(rates[at])
             # Time is read once for all of them: in between it is shared out evenly.
             last["seconds"] = before + (offset + 1) / len(pending) * (seconds - before)
+            recent.append(last["loss"])
             if curve is not None:
                 curve.write(at, last)
-        mean_loss = float(np.mean([scalars["loss"] for scalars in pending]))
+        mean_loss = float(np.mean(recent))
         pending = []
         if curve is not None and progress is not None:
             curve.flush()
@@ -303,11 +329,9 @@ def train(config: Config) -> dict[str, Any]:
         if not math.isfinite(last["loss"]):
             status = "diverged"
             break
-        if config.give_up_at is not None and not given_chance:
-            given_chance = steps_done >= config.give_up_at * total_steps
-            if given_chance and mean_loss > math.log(source.num_classes):
-                status = "given up"
-                break
+        if steps_done == judged_at and mean_loss > math.log(source.num_classes):
+            status = "given up"
+            break
         if saving:
             assert checkpoints is not None
             score = None if stopping else -mean_loss
@@ -315,6 +339,7 @@ def train(config: Config) -> dict[str, Any]:
                 result = evaluate(state)
                 score = result["accuracy"]
             now = {"spent": spent, "seconds": seconds, "last": last}
+            now["recent"] = list(recent)
             checkpoints.save(steps_done, state, {**record, **now}, score)
             # Neither evaluation nor writing is training time.
             start = time.perf_counter() - seconds
@@ -322,12 +347,7 @@ def train(config: Config) -> dict[str, Any]:
             status = "interrupted"
             break
     jax.block_until_ready(state)
-    if curve is not None and progress is not None:
-        curve.close()
-        progress.close()
-    if checkpoints is not None and stop_request is not None:
-        checkpoints.close()
-        stop_request.close()
+    resources.close()
 
     # ---- Result -----------------------------------------------------------------
     final = {"train_loss": last["loss"], "train_accuracy": last["accuracy"]}
@@ -361,7 +381,7 @@ def train(config: Config) -> dict[str, Any]:
             f"{total_steps}; a smaller learning rate may help"
         )
     if leader and status != "interrupted":
-        metrics.append_row(config.out / "results.jsonl", row)
+        metrics.append_run(config.out / "results.jsonl", row)
     return row
 
 

@@ -215,12 +215,75 @@ def test_finished_run_is_not_trained_again(uninterrupted):
     assert (folder / expected["curve"]).read_text() == before
 
 
+def test_finished_run_has_one_row(uninterrupted):
+    folder, expected = uninterrupted
+    train.train(in_folder(folder))
+    (row,) = report.load(folder / "results.jsonl")
+    assert row["run"] == expected["run"]
+    # Killed after its last checkpoint and before its row, it gets one.
+    (folder / "results.jsonl").unlink()
+    train.train(in_folder(folder))
+    (row,) = report.load(folder / "results.jsonl")
+    assert row["test_loss"] == expected["test_loss"]
+
+
 def test_other_settings_are_refused(uninterrupted):
     folder, _ = uninterrupted
     with pytest.raises(ValueError, match=r"with l2 0\.0002, this one has 0\.1: pass"):
         train.train(in_folder(folder, l2=0.1))
     # What does not change the result may change.
     assert train.train(in_folder(folder, checkpoint_every=5))["num_steps"] == NUM_STEPS
+
+
+def test_best_has_the_least_loss_where_no_images_are_held_out(uninterrupted):
+    folder, row = uninterrupted
+    losses = report.load_curve(row, folder)["loss"]
+    means = [losses[max(0, k - train.JUDGED_OVER) : k].mean() for k in (4, 8, 12)]
+    assert means == sorted(means, reverse=True)
+    assert saved_steps(folder) == [12]  # the best is the last
+
+
+@pytest.mark.parametrize("stopped_at", [7, 11])
+@pytest.mark.parametrize("learning_rate", [0.0, 1e4])
+def test_run_that_was_stopped_is_judged_as_without(
+    tmp_path, monkeypatch, stopped_at, learning_rate
+):
+    """At step ten, by the ten losses before, of which the stop may be in the middle."""
+    changes = {"optimizer": "sgd", "learning_rate": learning_rate, "give_up_at": 0.5}
+    changes |= {"schedule": "constant", "warmup": 0.9}
+    expected = train.train(in_folder(tmp_path / "whole", **changes))
+    with monkeypatch.context() as patch:
+        signal_at(patch, stopped_at, signal.SIGTERM)
+        train.train(in_folder(tmp_path / "stopped", **changes))
+    row = train.train(in_folder(tmp_path / "stopped", **changes))
+    for name in ("status", "num_steps", "train_loss"):
+        assert row[name] == expected[name]
+
+
+def test_error_in_training_keeps_the_checkpoint_being_written(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    reached = checkpoint.StopRequest.reached
+
+    def fail(self, at):
+        if at == 5:
+            raise OSError("a damaged image")
+        return reached(self, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.StopRequest, "reached", fail)
+        with pytest.raises(OSError, match="damaged"):
+            train.train(in_folder(tmp_path))
+    assert saved_steps(tmp_path) == [4]
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert train.train(in_folder(tmp_path))["resumed_at"] == [4]
+
+
+def test_runs_of_one_second_have_curves_of_their_own(tmp_path):
+    names = []
+    for _ in range(3):
+        names.append(metrics.unused_name(tmp_path, "run"))
+        metrics.CurveWriter(tmp_path / f"{names[-1]}.jsonl").close()
+    assert names == ["run", "run-2", "run-3"]
 
 
 def test_best_and_last_are_kept(tmp_path, monkeypatch):

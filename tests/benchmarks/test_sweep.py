@@ -293,19 +293,20 @@ def test_chance_to_be_ahead(ours, others):
         ) == pytest.approx(1 - got)
 
 
-def test_hopeless_trials_are_given_up(tmp_path):
+@pytest.mark.parametrize("log_every", [1, 2, 40])
+def test_hopeless_trials_are_given_up(tmp_path, log_every):
     config = dataclasses.replace(
         BASE,
         optimizer="sgd",
         learning_rate=0.0,  # nothing is learnt
         num_epochs=20,
-        log_every=2,
+        log_every=log_every,
         give_up_at=0.25,
         out=tmp_path,
     )
     row = sweep.train(config)
     assert row["status"] == "given up"
-    assert row["num_steps"] == 12  # the first look at the metrics after 11 of 44 steps
+    assert row["num_steps"] == 20  # ten by ten, the first after 11 of 44 steps
     assert "validation_accuracy" not in row
     assert row["train_loss"] > math.log(10)
 

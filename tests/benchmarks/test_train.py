@@ -373,6 +373,35 @@ def test_runs_that_differ_in_numbers_are_compiled_once(tmp_path):
     assert train.compile_programs.cache_info().misses == 1
 
 
+def test_no_setting_of_a_program_is_forgotten():
+    """A field that `structure` left out would silently have its default."""
+    others = {
+        "dataset": "cifar10",
+        "model": "resnet8",
+        "image_size": 32,
+        "optimizer": "nlcg",
+        "optimizer_setting": 0.9,
+        "augment": True,
+        "batch_size": 64,
+        "num_microbatches": 2,
+        "ema_decay": 0.5,
+    }
+    default = train.structure(Config())
+    kept = [
+        k for k, v in others.items() if train.structure(Config(**{k: v})) != default
+    ]
+    # Read between the programs, or given to them beside the config.
+    outside = {
+        *("data_dir", "num_workers", "num_validation", "dtype", "schedule", "warmup"),
+        *("num_devices", "refresh_every", "num_epochs", "eval_statistics"),
+        *("give_up_at", "log_every", "checkpoint_dir", "checkpoint_every", "out"),
+        *("tensorboard", "progress"),
+    }
+    numbers = {*training_step.Hyperparameters._fields} - {"optimizer_setting"}
+    fields = [field.name for field in dataclasses.fields(Config)]
+    assert sorted(fields) == sorted([*kept, *outside, *numbers])
+
+
 @pytest.mark.parametrize("name", ["sgd", "nlcg", "adamw"])
 def test_weight_decay_is_decoupled(name):
     params = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}
