@@ -9,21 +9,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from benchmarks.config import Config
+from benchmarks.config import FREE, Config
 from benchmarks.training_step import State
-
-# Settings that change how a run is done, but not what comes out of it.
-FREE = (
-    "data_dir",
-    "num_workers",
-    "num_devices",
-    "log_every",
-    "checkpoint_dir",
-    "checkpoint_every",
-    "out",
-    "tensorboard",
-    "progress",
-)
 
 
 class Checkpoints:

@@ -7,6 +7,19 @@ import pkgutil
 
 from benchmarks import configs
 
+# Settings that change how a run is done, but not what comes out of it.
+FREE = (
+    "data_dir",
+    "num_workers",
+    "num_devices",
+    "log_every",
+    "checkpoint_dir",
+    "checkpoint_every",
+    "out",
+    "tensorboard",
+    "progress",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

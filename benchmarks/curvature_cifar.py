@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.config import Config, named
-from benchmarks.train import train
+from benchmarks.sweep import run_or_recall
 
 TUNED, UNTUNED = "nlcg", "nlcg_curvature"
 # The grid to begin with, in units of the protocol's .1 per 128 images.
@@ -74,7 +74,7 @@ def tune(score: Callable[[float], float], grid: Sequence[float]) -> float:
 
 def validation_accuracy(base: Config, rate: float) -> float:
     """Accuracy on the held-out images; 0 if the run diverged."""
-    row = train(
+    row = run_or_recall(
         dataclasses.replace(
             base,
             optimizer=TUNED,
@@ -96,7 +96,7 @@ def compare(base: Config, seeds: Sequence[int]) -> None:
     for seed in seeds:
         tuned = dataclasses.replace(base, learning_rate=rate, seed=seed)
         for optimizer in TUNED, UNTUNED:
-            train(dataclasses.replace(tuned, optimizer=optimizer))
+            run_or_recall(dataclasses.replace(tuned, optimizer=optimizer))
 
 
 def table(rows: Sequence[report.Row]) -> str:

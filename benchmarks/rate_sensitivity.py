@@ -176,6 +176,11 @@ def main() -> None:
     metrics.git_commit()  # as it is now, not when the runs end
     out = arguments.out or arguments.sweep / "rates"
     trials = report.load(arguments.sweep / "trials" / "results.jsonl")
+    if len(sizes := {row["config"]["batch_size"] for row in trials}) > 1:
+        parser.error(
+            f"{arguments.sweep} has batch sizes {', '.join(map(str, sorted(sizes)))}: "
+            "the scan is of a sweep with one"
+        )
     rows: dict[str, dict[int, list[Row]]] = {}
     groups = report.group_rows(trials, "optimizer", "num_epochs")
     for (name, num_epochs), group in groups.items():

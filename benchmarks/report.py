@@ -8,10 +8,12 @@ prints a table of the runs in a file of rows and plots their training curves.
 import argparse
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from benchmarks.config import FREE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,8 +98,24 @@ def _group_by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:
     groups = {}
     for (optimizer, *values), group in group_rows(rows, "optimizer", *varying).items():
         parts = [f"{n} {v}" for n, v in zip(varying, values, strict=True)]
-        groups[", ".join([optimizer, *parts])] = group
+        for apart, same in _seeds(group):
+            groups[", ".join([optimizer, *parts, *apart])] = same
     return groups
+
+
+def _seeds(rows: Sequence[Row]) -> list[tuple[list[str], list[Row]]]:
+    """Rows that differ in the seed alone, behind what sets them apart from others."""
+    shared = set.intersection(*(set(row["config"]) for row in rows))
+    varying = [
+        name
+        for name in rows[0]["config"]
+        if name in shared.difference(FREE, ["seed"])
+        and len({str(row["config"][name]) for row in rows}) > 1
+    ]
+    return [
+        ([f"{n} {v}" for n, v in zip(varying, values, strict=True)], same)
+        for values, same in group_rows(rows, *varying).items()
+    ]
 
 
 def _accuracies(rows: Iterable[Row], split: str) -> np.ndarray:
@@ -119,17 +137,24 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def circumstances(rows: Sequence[Row]) -> str:
-    """Says where rows come from: device, versions, seeds, date."""
-    first = rows[0]
-    device = first["device"]
-    if first["platform"] == "cpu":
-        device = f"{first['cpu_count']} CPU cores"
+    """Says where rows come from: devices, versions, seeds, dates."""
+
+    def every(what: Callable[[Row], str], between: str = " and ") -> str:
+        return between.join(sorted({what(row) for row in rows}))
+
+    def device(row: Row) -> str:
+        of_cpu = row["platform"] == "cpu"
+        return f"{row['cpu_count']} CPU cores" if of_cpu else row["device"]
+
     seeds = sorted({row["config"]["seed"] for row in rows})
     seeds = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
     versions = ", ".join(
-        f"{package} {first['versions'][package]}" for package in ("jax", "optax")
+        f"{package} {every(lambda row, name=package: row['versions'][name])}"
+        for package in ("jax", "optax")
     )
-    return f"{device}, {versions}, {seeds}, {first['date'][:10]}"
+    dates = sorted({row["date"][:10] for row in rows})
+    dates = " to ".join(dates[:1] + dates[1:][-1:])
+    return f"{every(device)}, {versions}, {seeds}, {dates}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -142,7 +167,9 @@ def table(rows: Sequence[Row]) -> str:
         by_rate = {}
         for row in group:
             by_rate.setdefault((row["learning_rate"], row["num_steps"]), []).append(row)
-        for (rate, steps), same in by_rate.items():
+        for (rate, steps), apart, same in (
+            (key, *part) for key, some in by_rate.items() for part in _seeds(some)
+        ):
             split = "validation" if same[0]["config"]["num_validation"] else "test"
             if any("test_accuracy" in row for row in same):
                 split = "test"
@@ -157,6 +184,7 @@ def table(rows: Sequence[Row]) -> str:
                 accuracy += f" ({diverged} diverged)"
             speed = [r["images_per_second"] for r in same if "images_per_second" in r]
             dataset, model, batch_size, optimizer, schedule, _ = key
+            optimizer = ", ".join([optimizer, *apart])
             lines.append(
                 (
                     *(dataset, model, str(batch_size), optimizer, f"{rate:g}"),

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import checkpoint, metrics, report, sweep_choice, sweep_report
-from benchmarks.config import Config, named, names
+from benchmarks.config import FREE, Config, named, names
 from benchmarks.train import train
 
 Row = dict[str, Any]
@@ -212,7 +212,29 @@ def run_or_recall(config: Config) -> Row:
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """What of a run's settings decides its result."""
-    return {name: v for name, v in settings.items() if name not in checkpoint.FREE}
+    return {name: v for name, v in settings.items() if name not in FREE}
+
+
+def check_study(base: Config) -> None:
+    """Checks that a folder's trials are of the same study, which tables take them for.
+
+    Raises:
+      ValueError: if they differ in what no trial chooses.
+    """
+    path = base.out / "trials" / "results.jsonl"
+    wanted = identity(checkpoint.settings(base))
+    for name in (*sweep_choice.GROUP, *sweep_choice.TUNED, "seed", "give_up_at"):
+        del wanted[name]
+    for row in report.load(path) if path.exists() else ():
+        if row["config"]["batch_size"] != base.batch_size:
+            continue  # which may have another number of microbatches
+        for name, value in wanted.items():
+            saved = row["config"].get(name, value)
+            if saved != value:
+                raise ValueError(
+                    f"{base.out} holds a sweep with {name} {saved!r}, this one has "
+                    f"{value!r}: pass another --out, or the same {name} to go on"
+                )
 
 
 def sweep(
@@ -280,6 +302,11 @@ def main() -> None:
         parser.error(f"--seeds must not have {TUNING_SEED}: settings are chosen by it")
     if TUNING_SEED in arguments.repeat_seeds:
         parser.error(f"--repeat-seeds must not have {TUNING_SEED}: the trials have it")
+    if both := {*arguments.repeat_seeds} & {*arguments.seeds}:
+        parser.error(
+            f"--repeat-seeds must not have {min(both)}, a seed of the tests, without "
+            "which trials are to be told apart"
+        )
     if arguments.num_tested < 1:
         parser.error(f"--num-tested must be positive, got {arguments.num_tested}")
     base = named(arguments.config)
@@ -301,6 +328,10 @@ def main() -> None:
                     out=arguments.out,
                     progress=not arguments.no_progress,
                 )
+                try:
+                    check_study(config)
+                except ValueError as error:
+                    parser.error(str(error))
                 sweep(
                     config,
                     arguments.num_trials,

@@ -81,7 +81,7 @@ def final_runs(
     }
     return [
         row
-        for row in report.load(out / "final" / "results.jsonl")
+        for row in _rows(out, "final")
         if num_epochs in (None, row["config"]["num_epochs"])
         and (choice := best[tuple(row["config"][name] for name in GROUP)]) is not None
         and has_settings_of(row, choice)
@@ -96,9 +96,7 @@ def shortlist(out: pathlib.Path, trials: Sequence[Row], number: int) -> list[Can
       trials: of one optimizer, batch size and length.
       number: of the best to give; fewer if fewer finished.
     """
-    repeats = out / "repeats" / "results.jsonl"
-    repeated = report.load(repeats) if repeats.exists() else []
-    tested = report.load(out / "final" / "results.jsonl")
+    repeated, tested = _rows(out, "repeats"), _rows(out, "final")
     return [
         Candidate(
             trial,
@@ -121,6 +119,11 @@ def steadiest(candidates: Sequence[Candidate]) -> Candidate | None:
     if not all(candidate.repeats for candidate in candidates):
         return None
     return max(candidates, key=lambda c: np.mean(c.held_out), default=None)
+
+
+def _rows(out: pathlib.Path, kind: str) -> list[Row]:
+    path = out / kind / "results.jsonl"
+    return report.load(path) if path.exists() else []
 
 
 def has_settings_of(row: Row, trial: Row) -> bool:

@@ -8,6 +8,7 @@ writes `table.md`, `targets.md` (steps and seconds to given accuracies), `budget
 """
 
 import argparse
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,8 @@ BUDGETS = 1, 2, 4, 8, 16, 32
 def summarize(out: pathlib.Path) -> str:
     """Makes tables and plots from the rows; returns the tables."""
     rows = sweep_choice.final_runs(out)
+    if not rows:
+        return "No trial finished, so there is nothing to report.\n"
     trials = sweep_choice.trial_groups(out)
     groups = report.group_rows(rows, *sweep_choice.GROUP)
     header = "optimizer", "batch", "steps", "learning rate", "schedule", "warm-up"
@@ -162,6 +165,8 @@ def budgets(out: pathlib.Path) -> str:
     groups: dict[tuple[int, int], dict[str, list[float]]] = {}
     trials = sweep_choice.trial_groups(out)
     for (batch_size, num_epochs, name), rows in trials.items():
+        if (batch_size, num_epochs) not in steps:  # none of them finished
+            continue
         curve = [sweep_choice.expected_best(rows, n) for n in range(1, len(rows) + 1)]
         of_length = groups.setdefault((batch_size, steps[batch_size, num_epochs]), {})
         of_length[name] = curve
@@ -218,9 +223,11 @@ def targets(groups: dict[tuple, list[Row]], number: int = 3) -> str:
       A table; the fewest steps first.
     """
     means = {key: 100 * _mean(rows, "test_accuracy") for key, rows in groups.items()}
-    shortest = min(num_epochs for _, num_epochs, _ in groups)
-    start = max(mean for (_, epochs, _), mean in means.items() if epochs == shortest)
-    goals = np.linspace(start, max(means.values()), number)
+    # With a run that diverged there is no mean, and no accuracy that it reaches.
+    means = {key: mean for key, mean in means.items() if not math.isnan(mean)}
+    shortest = min((num_epochs for _, num_epochs, _ in means), default=0)
+    first = [mean for (_, epochs, _), mean in means.items() if epochs == shortest]
+    goals = np.linspace(max(first), max(means.values()), number) if means else ()
     goals = sorted({np.floor(2 * goal) / 2 for goal in goals})
     lines = []
     for batch_size, name in sorted({(b, name) for b, _, name in groups}):
@@ -229,7 +236,8 @@ def targets(groups: dict[tuple, list[Row]], number: int = 3) -> str:
             reached = [
                 (rows[0]["num_steps"], _mean(rows, "seconds"))
                 for key, rows in groups.items()
-                if (key[0], key[2]) == (batch_size, name) and means[key] >= goal
+                if (key[0], key[2]) == (batch_size, name)
+                and means.get(key, -math.inf) >= goal
             ]
             steps, seconds = min(reached, default=(np.inf, np.inf))
             order.append(steps)

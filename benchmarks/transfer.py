@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,34 +27,46 @@ def carried(row: report.Row, model: str, **changes: object) -> Config:
 
 
 def table(tuned: Sequence[report.Row], others: Sequence[report.Row]) -> str:
-    """Test accuracy in percent by optimizer and network, the best on the last first.
+    """Test accuracy in percent by length of run, optimizer and network.
+
+    The shortest runs first, and of one length the best on the last network.
 
     Args:
       tuned: runs with the network that the settings were tuned on.
       others: the same runs with others.
     """
-    groups = report.group_rows([*tuned, *others], "optimizer", "model")
-    models = list(dict.fromkeys(model for _, model in groups))
-    names = {name for name, model in groups if model == models[-1]}
+    groups = report.group_rows([*tuned, *others], "num_epochs", "optimizer", "model")
+    models = list(dict.fromkeys(model for *_, model in groups))
+    on_last = [
+        (num_epochs, name, rows)
+        for (num_epochs, name, model), rows in groups.items()
+        if model == models[-1]
+    ]
 
-    def order(name: str) -> float:
-        accuracies = [row.get("test_accuracy", 0.0) for row in groups[name, models[-1]]]
-        return -float(np.mean(accuracies))
+    def order(item: tuple[float, str, list[report.Row]]) -> tuple[float, float, str]:
+        num_epochs, name, rows = item
+        accuracies = [row.get("test_accuracy", 0.0) for row in rows]
+        return num_epochs, -float(np.mean(accuracies)), name
 
     lines = [
         (
             name,
+            f"{rows[0]['num_steps']:,}",
             *(
-                sweep_report.accuracy_and_spread(groups[name, model])
-                if (name, model) in groups
+                sweep_report.accuracy_and_spread(groups[num_epochs, name, model])
+                if (num_epochs, name, model) in groups
                 else ""
                 for model in models
             ),
         )
-        for name in sorted(sorted(names), key=order)
+        for num_epochs, name, rows in sorted(on_last, key=order)
     ]
-    text = report.markdown(("optimizer", f"{models[0]}, tuned", *models[1:]), lines)
-    return f"{text}\n\n({report.circumstances(others)})\n"
+    header = "optimizer", "steps", f"{models[0]}, tuned", *models[1:]
+    return f"{report.markdown(header, lines)}\n\n({report.circumstances(others)})\n"
+
+
+def _but_for_the_network(row: report.Row) -> dict[str, Any]:
+    return {k: v for k, v in sweep.identity(row["config"]).items() if k != "model"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,7 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = sweep.run_or_recall(config)
         accuracy = f"{100 * run.get('test_accuracy', float('nan')):.2f}"
         print(f"{config.optimizer} seed {config.seed}: {accuracy}", flush=True)
-    text = table(tuned, report.load(args.out / "results.jsonl"))
+    # Rows of what the sweep chose before it went on may be there too.
+    wanted = [_but_for_the_network(row) for row in tuned]
+    others = report.load(args.out / "results.jsonl")
+    text = table(tuned, [row for row in others if _but_for_the_network(row) in wanted])
     (args.out / "table.md").write_text(text)
     print(text)
 

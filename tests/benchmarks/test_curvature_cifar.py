@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks import curvature_cifar
+from benchmarks import curvature_cifar, report
 from benchmarks.config import Config
 
 
@@ -26,6 +26,17 @@ def test_grid_grows_until_its_best_is_inside(peak):
 def test_divergence_ends_the_grid():
     best = curvature_cifar.tune(lambda rate: rate * (rate < 3), [0.5, 1.0, 2.0])
     assert best == 2.0
+
+
+def test_runs_are_not_made_twice(tmp_path, monkeypatch):
+    base = Config(batch_size=1437, num_epochs=1, num_devices=1, progress=False)
+    base = dataclasses.replace(base, out=tmp_path, schedule="linear", warmup=0.0)
+    monkeypatch.setattr(curvature_cifar, "tune", lambda score, grid: grid[0])
+    curvature_cifar.compare(base, [1])
+    rows = report.load(tmp_path / "results.jsonl")
+    assert len(rows) == 2
+    curvature_cifar.compare(base, [1])
+    assert report.load(tmp_path / "results.jsonl") == rows
 
 
 @pytest.mark.parametrize("reduced", [False, True])

@@ -1,6 +1,7 @@
 """Runs with wrong learning rates: what they are, and what is made of them."""
 
 import dataclasses
+import json
 import pathlib
 
 import pytest
@@ -74,3 +75,12 @@ def test_from_a_sweep_to_the_table(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         rate_sensitivity.main()
     assert "has no trials of 7 epochs" in capsys.readouterr().err
+
+    trials = tmp_path / "trials" / "results.jsonl"
+    (row,) = report.load(trials)
+    row["config"]["batch_size"] = 64
+    with trials.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(SystemExit):
+        rate_sensitivity.main()
+    assert "has batch sizes 64, 512: the scan" in capsys.readouterr().err

@@ -56,6 +56,30 @@ def test_table_gathers_seeds(rows):
     assert cells == [*expected, "91.00 ± 1.41", "1000", "cpu"]
 
 
+def test_runs_with_other_settings_have_lines_of_their_own(rows):
+    one, other, *_ = rows
+    for row, l2 in (one, 0.1), (other, 0.2):
+        row["config"] |= {"l2": l2, "log_every": int(100 * l2)}
+    cells = [line.split("|")[4].strip() for line in report.table(rows).splitlines()]
+    assert cells[2:] == ["nlcg, l2 0.1", "nlcg, l2 0.2", "nlcg", "sgd", "sgd"]
+
+
+def test_all_circumstances_are_told(rows):
+    for row in rows:
+        row |= {"platform": "cpu", "cpu_count": 2, "date": "2026-11-22T10"}
+        row["versions"] = {"jax": "0.10.2", "optax": "0.2.8"}
+    assert report.circumstances(rows) == (
+        "2 CPU cores, jax 0.10.2, optax 0.2.8, seeds 0-1, 2026-11-22"
+    )
+    rows[0] |= {"platform": "gpu", "device": "H100", "date": "2026-11-24T10"}
+    rows[1] |= {"date": "2026-11-23T10"}
+    rows[1]["versions"] = {"jax": "0.11.0", "optax": "0.2.8"}
+    assert report.circumstances(rows) == (
+        "2 CPU cores and H100, jax 0.10.2 and 0.11.0, optax 0.2.8, seeds 0-1, "
+        "2026-11-22 to 2026-11-24"
+    )
+
+
 def test_diverged_runs_count_as_wrong(rows):
     del rows[0]["test_accuracy"]
     rows[0]["status"] = "diverged"

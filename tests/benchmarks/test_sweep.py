@@ -1,5 +1,6 @@
 """Sweeps: the same budget for all, and nothing chosen by the test set."""
 
+import ast
 import dataclasses
 import itertools
 import json
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import (
+    checkpoint,
     data,
     optimizers,
     report,
@@ -143,16 +145,17 @@ def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkey
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
 
 
-def write_rows(path, name, epochs, accuracies, rate=1.0):
+def write_rows(path, name, epochs, accuracies, rate=1.0, status="finished"):
     """Adds runs with seeds 0, 1, ... to a sweep's file."""
     path.parent.mkdir(exist_ok=True)
-    config = dict.fromkeys(sweep_choice.TUNED)
+    config = dict.fromkeys(sweep_choice.TUNED, 0.0)
+    config |= {"optimizer_setting": None, "schedule": "linear"}
     config |= {"optimizer": name, "num_epochs": epochs, "batch_size": 64}
     with path.open("a") as file:
         for seed, accuracy in enumerate(accuracies):
             row = {
                 "config": config | {"learning_rate": rate, "seed": seed},
-                "status": "finished",
+                "status": status,
                 "num_steps": 10 * epochs,
                 "validation_accuracy": accuracy,
                 "validation_loss": 1.0,
@@ -260,6 +263,44 @@ def test_short_tables(finished_sweep):
     assert (finished_sweep / "budget.png").stat().st_size > 10_000
 
 
+def test_what_did_not_finish_is_left_out(finished_sweep, tmp_path_factory):
+    trials = finished_sweep / "trials/results.jsonl"
+    write_rows(trials, "sgd", 3, [0.0], status="given up")
+    write_rows(finished_sweep / "final/results.jsonl", "adamw", 2, [np.nan])
+    write_rows(trials, "adamw", 2, [0.9])
+    sweep_report.summarize(finished_sweep)
+    assert "| 30 " not in (finished_sweep / "budget.md").read_text()
+    header, _, *lines = cells((finished_sweep / "targets.md").read_text())
+    assert header[2:] == ["steps to 75 %", "steps to 77.5 %", "steps to 80 %"]
+    assert [line[0] for line in lines if line[2] == "not reached"] == ["adamw", "sgd"]
+
+    nothing = tmp_path_factory.mktemp("nothing")
+    write_rows(nothing / "trials/results.jsonl", "sgd", 1, [0.0], status="given up")
+    assert sweep_report.summarize(nothing).startswith("No trial finished")
+
+
+def test_a_folder_is_of_one_study(tmp_path):
+    config = dataclasses.replace(BASE, out=tmp_path)
+    sweep.check_study(config)  # there is nothing yet
+    (tmp_path / "trials").mkdir()
+    row = {"config": checkpoint.settings(dataclasses.replace(config, seed=7, l2=0.3))}
+    (tmp_path / "trials/results.jsonl").write_text(json.dumps(row))
+    for same in (
+        {"optimizer": "lars", "learning_rate": 3.0, "num_epochs": 9},
+        {"batch_size": 256, "num_microbatches": 2},
+        {"log_every": 3, "give_up_at": 0.5},
+    ):
+        sweep.check_study(dataclasses.replace(config, **same))
+    for name, value, saved in (
+        ("model", "'vit'", "'mlp'"),
+        ("num_validation", "100", "300"),
+        ("num_microbatches", "2", "1"),
+    ):
+        other = dataclasses.replace(config, **{name: ast.literal_eval(value)})
+        with pytest.raises(ValueError, match=f"{name} {saved}, this one has {value}"):
+            sweep.check_study(other)
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_best_of_fewer_trials(values):
@@ -340,6 +381,7 @@ def test_steps_to_accuracies():
         ("--num-tested", "0", "--num-tested must be positive, got 0"),
         ("--seeds", "0", "--seeds must not have 0: settings are chosen by it"),
         ("--repeat-seeds", "0", "--repeat-seeds must not have 0: the trials have it"),
+        ("--repeat-seeds", "2", "--repeat-seeds must not have 2, a seed of the tests"),
     ],
 )
 def test_bad_arguments_are_named(argument, value, message, monkeypatch, capsys):

@@ -50,6 +50,7 @@ def test_table_of_networks():
         )
         return {
             "config": config,
+            "num_steps": 10,
             **({} if accuracy is None else {"test_accuracy": accuracy}),
             **{"platform": "tpu", "device": "TPU", "date": "2026-11-24"},
             "versions": {"jax": "1", "optax": "2"},
@@ -60,7 +61,15 @@ def test_table_of_networks():
     others += [row("adamw", "vit", None)]  # diverged
     lines = transfer.table(tuned, others).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["optimizer", "mlp, tuned", "vit"]
-    assert cells[2] == ["lars", "40.00", "30.00"]
-    assert cells[3] == ["sgd", "50.00", "25.00 ± 7.07"]
-    assert cells[4] == ["adamw", "", "nan"]
+    assert cells[0] == ["optimizer", "steps", "mlp, tuned", "vit"]
+    assert cells[2] == ["lars", "10", "40.00", "30.00"]
+    assert cells[3] == ["sgd", "10", "50.00", "25.00 ± 7.07"]
+    assert cells[4] == ["adamw", "10", "", "nan"]
+
+    # Runs of another length are not averaged with these.
+    longer = row("sgd", "vit", 0.9)
+    longer |= {"config": longer["config"] | {"num_epochs": 9}, "num_steps": 45}
+    *_, last, _, _ = transfer.table(tuned, [*others, longer]).splitlines()
+    assert [cell.strip() for cell in last.strip("|").split("|")] == [
+        *("sgd", "45", "", "90.00")
+    ]
