@@ -47,6 +47,11 @@ def build(
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     rising = round((WARMUP[name] if warmup is None else warmup) * num_steps)
     falling = num_steps - rising
+    if not falling:
+        raise ValueError(
+            f"warmup must leave a step to fall in: {warmup:g} of {num_steps} steps are "
+            "all of them"
+        )
     if name == "reference":
         rise = optax.polynomial_schedule(initial * peak, peak, 0.5, max(rising, 1))
         drops = [round(fraction * num_steps) - rising for fraction in REFERENCE_DROPS]
@@ -54,8 +59,8 @@ def build(
     else:
         rise = optax.linear_schedule(peak / (rising + 1), peak, max(rising, 1))
         fall = {
-            "linear": optax.linear_schedule(1.0, 0.0, falling),
-            "cosine": optax.cosine_decay_schedule(1.0, falling),
-            "constant": optax.constant_schedule(1.0),
-        }[name]
+            "linear": lambda: optax.linear_schedule(1.0, 0.0, falling),
+            "cosine": lambda: optax.cosine_decay_schedule(1.0, falling),
+            "constant": lambda: optax.constant_schedule(1.0),
+        }[name]()
     return optax.join_schedules([rise, lambda count: peak * fall(count)], [rising])

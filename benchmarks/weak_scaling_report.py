@@ -26,7 +26,7 @@ def extrapolate(rows: list[Row]) -> list[Row]:
         rows: what `measure` returns, for all models and numbers of devices.
 
     Returns:
-        Further rows, with `holds` and without the bytes where it is false.
+        Further rows, with `holds`; where it is false their own bytes mean nothing.
     """
     most = max(row["num_devices"] for row in rows)
     series = "model", "layout", "optimizer"

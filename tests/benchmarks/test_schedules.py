@@ -65,5 +65,8 @@ def test_short_runs_keep_positive_learning_rates(name, num_steps):
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="known: reference, linear, cosine, constant"):
         schedules.build("step", 1.0, 10)
+    for name in "linear", "cosine", "reference":
+        with pytest.raises(ValueError, match=r"warmup .*: 0\.95 of 6 steps are all"):
+            schedules.build(name, 1.0, 6, warmup=0.95)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         schedules.build("linear", 1.0, 0)
