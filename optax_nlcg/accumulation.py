@@ -120,7 +120,7 @@ def multi_steps(
         if value is not None:
             total = jnp.where(count == 0, 0, value_sum) + value
             value_sum = total.astype(value_sum.dtype)
-            extra_args["value"] = value_sum / (count + 1)
+            extra_args["value"] = value_sum / (count + 1).astype(value_sum.dtype)
         inner = accumulator(updates)
         updates, new = inner.update(updates, state.multi_steps, params, **extra_args)
         left_out = cast(dict, new.skip_state)["should_skip"]

@@ -217,9 +217,8 @@ def scale_by_curvature_line_search(
         slope = gu / length
 
         # The weight for which the average needs no correction for its start.
-        weight = (1 - decay) / (
-            1 - jnp.asarray(decay, dtype) ** (state.count // update_every + 1)
-        )
+        number = jnp.asarray(state.count // update_every + 1, dtype)
+        weight = (1 - decay) / (1 - jnp.asarray(decay, dtype) ** number)
         weight = weight.astype(dtype)
         kappa = uhu / safe_uu
         average = state.curvature + weight * (jnp.abs(kappa) - state.curvature)

@@ -189,7 +189,8 @@ def scale_by_hessian_diagonal(
         dtype = state.curvature_mean.dtype
         num_refreshes = optax.safe_increment(state.num_refreshes)
         # The weight for which the average needs no correction for its start.
-        weight = (1 - decay) / (1 - jnp.asarray(decay, dtype) ** num_refreshes)
+        number = jnp.asarray(num_refreshes, dtype)
+        weight = (1 - decay) / (1 - jnp.asarray(decay, dtype) ** number)
 
         def blend(old, new):
             old, new = old.astype(dtype), jnp.asarray(new).astype(dtype)

@@ -341,7 +341,7 @@ def scale_by_hager_zhang_line_search(
                 kept=kept,
                 kept_grad=tree.select(keep, trial_grad, search.kept_grad),
                 tolerance=jnp.where(widen, 10 * search.tolerance, search.tolerance),
-                num_widened=search.num_widened + widen,
+                num_widened=search.num_widened + widen.astype(jnp.int32),
                 num_evaluations=trials,
                 outcome=outcome.astype(jnp.int32),
             )
