@@ -128,6 +128,15 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "nlcg_muon": partial(_nlcg, preconditioner=_MUON),
     "nlcg_muon_constant": partial(_constant_beta, preconditioner=_MUON),
     "nlcg_muon_pr": partial(_nlcg, beta_rule="polak_ribiere", preconditioner=_MUON),
+    "nlcg_muon_fr": partial(_nlcg, preconditioner=_MUON, line_search=_NONE),
+    "nlcg_muon_online": partial(
+        _nlcg, preconditioner=_MUON, line_search=scale_by_online_line_search()
+    ),
+    "nlcg_muon_no_rollback": partial(
+        _nlcg,
+        preconditioner=_MUON,
+        line_search=scale_by_step_line_search(rollback=False),
+    ),
     # Muon's metric and nothing of the past.
     "steepest_muon": partial(_nlcg, largest_beta=0.0, preconditioner=_MUON),
     # The authors' code as it runs.
@@ -156,6 +165,7 @@ SETTINGS = {
             *("nlcg", "nlcg_online", "nlcg_pr", "nlcg_hs", "nlcg_dy", "nlcg_hz"),
             *("nlcg_fr", "nlcg_fr_step", "nlcg_fr_bfgs", "nlcg_no_rollback"),
             *("nlcg_adam", "nlcg_adam_fr", "nlcg_muon", "nlcg_muon_pr"),
+            *("nlcg_muon_fr", "nlcg_muon_online", "nlcg_muon_no_rollback"),
         ),
         "largest_beta",
     ),

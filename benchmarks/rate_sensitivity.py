@@ -13,16 +13,12 @@ Rows go to `<sweep>/rates/results.jsonl`, and a run that is there is not made ag
 beside them the table `table.md` and the plot `accuracy.png`.
 """
 
-import argparse
-import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import metrics, report, sweep, sweep_choice
-from benchmarks.config import Config
+from benchmarks import report, sweep, sweep_choice, tuned_runs
 
 Row = dict[str, Any]
 
@@ -38,32 +34,10 @@ def factor(exponent: int) -> float:
     return 10 ** (exponent / 2)
 
 
-def runs(
-    choice: Row, seeds: Sequence[int], data_dir: pathlib.Path, out: pathlib.Path
-) -> Iterator[tuple[int, Config]]:
-    """The runs of one optimizer, with their exponents.
-
-    Args:
-      choice: the trial that the sweep chose.
-      seeds: of the initial weights and the order of the images.
-      data_dir: as in `Config`.
-      out: as in `Config`.
-    """
-    config = Config(**choice["config"])
-    for exponent in EXPONENTS:
-        rate = float(f"{factor(exponent) * choice['config']['learning_rate']:.3g}")
-        for seed in seeds:
-            yield (
-                exponent,
-                dataclasses.replace(
-                    config,
-                    learning_rate=rate,
-                    seed=seed,
-                    give_up_at=None,
-                    data_dir=data_dir,
-                    out=out,
-                ),
-            )
+def changes(choice: Row, exponent: int) -> dict[str, Any]:
+    """The learning rate in place of the one that was chosen."""
+    rate = factor(exponent) * choice["config"]["learning_rate"]
+    return {"learning_rate": float(f"{rate:.3g}")}
 
 
 def summarize(rows: dict[str, dict[int, list[Row]]], out: pathlib.Path) -> str:
@@ -161,43 +135,23 @@ def _plot(means: dict[str, dict[int, float]], path: pathlib.Path) -> None:
 
 def main() -> None:
     """Makes the runs that are not there yet, and reports on all."""
-    parser = argparse.ArgumentParser(description="What a wrong learning rate costs.")
-    parser.add_argument("sweep", type=pathlib.Path)
-    parser.add_argument("--num-epochs", type=float, required=True)
-    parser.add_argument("--optimizers", nargs="+", help="default: all of the sweep")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[4, 5])
-    parser.add_argument("--data-dir", type=pathlib.Path, default=pathlib.Path("data"))
-    parser.add_argument("--out", type=pathlib.Path, help="default: <sweep>/rates")
-    arguments = parser.parse_args()
-    if sweep.TUNING_SEED in arguments.seeds:
-        parser.error(
-            f"--seeds must not have {sweep.TUNING_SEED}: settings are chosen by it"
-        )
-    metrics.git_commit()  # as it is now, not when the runs end
-    out = arguments.out or arguments.sweep / "rates"
-    trials = report.load(arguments.sweep / "trials" / "results.jsonl")
-    if len(sizes := {row["config"]["batch_size"] for row in trials}) > 1:
-        parser.error(
-            f"{arguments.sweep} has batch sizes {', '.join(map(str, sorted(sizes)))}: "
-            "the scan is of a sweep with one"
-        )
+    arguments, choices = tuned_runs.parse("What a wrong learning rate costs.", "rates")
+    out = arguments.out
     rows: dict[str, dict[int, list[Row]]] = {}
-    groups = report.group_rows(trials, "optimizer", "num_epochs")
-    for (name, num_epochs), group in groups.items():
-        choice = sweep_choice.chosen(group)
-        if num_epochs != arguments.num_epochs or choice is None:
-            continue
-        if arguments.optimizers and name not in arguments.optimizers:
-            continue
+    for name, choice in choices.items():
         rows[name] = {}
-        for exponent, config in runs(choice, arguments.seeds, arguments.data_dir, out):
-            row = sweep.run_or_recall(config)
-            rows[name].setdefault(exponent, []).append(row)
-            percent = 100 * sweep_choice.accuracy(row)
+        for exponent in EXPONENTS:
+            same = tuned_runs.changed(
+                choice,
+                changes(choice, exponent),
+                arguments.seeds,
+                arguments.data_dir,
+                out,
+            )
+            rows[name][exponent] = list(map(sweep.run_or_recall, same))
+            accuracies = [100 * sweep_choice.accuracy(r) for r in rows[name][exponent]]
+            percent = np.mean(accuracies)
             print(f"{name} x {factor(exponent):.2g}: {percent:.2f} %", flush=True)
-    if not rows:
-        epochs = f"{arguments.num_epochs:g} epochs"
-        parser.error(f"{arguments.sweep} has no trials of {epochs}")
     print(summarize(rows, out))
     print(f"Rows, table and plot: {out}")
 

@@ -1,0 +1,193 @@
+"""What each choice in a tuned run is worth: one at a time is changed.
+
+    python -m benchmarks.levers benchmarks/results/sweep_cifar100_16x16_b8192 \
+        --num-epochs 4 --optimizers nlcg_muon muon --data-dir data
+
+takes what a sweep chose for each optimizer, changes one setting of the run or one part
+of the optimizer and trains anew, with seeds of their own. Accuracies are on the images
+that the sweep held out; the test set is not read. Nothing is tuned again, so that this
+says what depends on what, not what a part could do with settings of its own: that is
+for sweeps.
+
+Rows go to `<sweep>/levers/results.jsonl`, and a run that is there is not made again;
+beside them the table `table.md` and the plot `levers.png`.
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from benchmarks import optimizers, report, sweep, sweep_choice, tuned_runs
+from benchmarks.config import Config
+
+Row = dict[str, Any]
+
+AS_CHOSEN = "as chosen"
+
+# Images that batch statistics are of.
+MICROBATCHES = 256, 512, 2048
+
+# Other parts of conjugate directions: what is added to an optimizer's name, and what
+# that changes.
+PARTS = {
+    "_pr": "beta by Polak-Ribière",
+    "_constant": "beta at its bound",
+    "_no_rollback": "search takes nothing back",
+    "_online": "online search",
+    "_fr": "no search",
+}
+
+
+def levers(config: Config) -> dict[str, dict[str, Any]]:
+    """Changes of a tuned run by name; those that would change nothing are left out."""
+    rate = config.peak_learning_rate
+    setting = optimizers.SETTINGS.get(config.optimizer)
+    changes: dict[str, dict[str, Any]] = {
+        "half the learning rate": {"learning_rate": rate / 2},
+        "twice the learning rate": {"learning_rate": 2 * rate},
+        "schedule of the paper": {"schedule": "reference"},
+        "schedule linear": {"schedule": "linear"},
+        "schedule cosine": {"schedule": "cosine"},
+        "schedule constant": {"schedule": "constant"},
+        **{f"warm-up {part:g}": {"warmup": part} for part in sweep.WARMUPS},
+        "no weight decay": {"weight_decay": 0.0, "l2": 0.0},
+        "decay in the loss, 1e-4": {"weight_decay": 0.0, "l2": 1e-4},
+        **{
+            f"label smoothing {share:g}": {"label_smoothing": share}
+            for share in sweep.LABEL_SMOOTHING
+        },
+        "no averaging of weights": {"ema_decay": 0.0},
+        **{
+            f"batch statistics of {size:,}": {
+                "num_microbatches": config.batch_size // size
+            }
+            for size in MICROBATCHES
+            if config.batch_size % size == 0
+        },
+    }
+    for value in (0.0, *sweep.SPACES[config.optimizer].settings) if setting else ():
+        name = "no past" if value == 0.0 else f"{setting} {value:g}"
+        changes[name] = {"optimizer_setting": value}
+    for ending, name in PARTS.items():
+        if (other := config.optimizer + ending) in optimizers.OPTIMIZERS:
+            changes[name] = {"optimizer": other}
+    return {
+        name: change
+        for name, change in changes.items()
+        if any(getattr(config, field) != value for field, value in change.items())
+    }
+
+
+def differences(rows: dict[str, list[Row]]) -> dict[str, np.ndarray]:
+    """What changes bring against what was chosen, in percent of images, by seed.
+
+    Runs of one seed start alike and see the same images in the same order, so that a
+    difference within a seed is better known than either accuracy.
+    """
+    accuracies = {
+        name: 100 * np.array([sweep_choice.accuracy(row) for row in same])
+        for name, same in rows.items()
+    }
+    return {
+        name: values - accuracies[AS_CHOSEN]
+        for name, values in accuracies.items()
+        if name != AS_CHOSEN
+    }
+
+
+def summarize(rows: dict[str, dict[str, list[Row]]], out: pathlib.Path) -> str:
+    """Makes the table and the plot.
+
+    Args:
+      rows: by optimizer and change, `AS_CHOSEN` first.
+      out: folder to write to.
+
+    Returns:
+      The table: held-out accuracy as chosen, then what changes bring, mean and
+      deviation over seeds; what costs the most first.
+    """
+    by_optimizer = {name: differences(changes) for name, changes in rows.items()}
+    of_change: dict[str, list[float]] = {}
+    for changes in by_optimizer.values():
+        for change, values in changes.items():
+            of_change.setdefault(change, []).append(float(values.mean()))
+    order = sorted(of_change, key=lambda change: np.mean(of_change[change]))
+    lines = [
+        (AS_CHOSEN, *(_as_chosen(changes[AS_CHOSEN]) for changes in rows.values())),
+        *(
+            (change, *(_cell(changes.get(change)) for changes in by_optimizer.values()))
+            for change in order
+        ),
+    ]
+    every = [
+        row for changes in rows.values() for same in changes.values() for row in same
+    ]
+    table = report.markdown(("changed", *rows), lines)
+    table += f"\n\n({report.circumstances(every)})\n"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(table)
+    _plot(by_optimizer, order, out / "levers.png")
+    return table
+
+
+def _as_chosen(rows: list[Row]) -> str:
+    accuracies = 100 * np.array([sweep_choice.accuracy(row) for row in rows])
+    return f"{accuracies.mean():.2f}{_spread(accuracies)}"
+
+
+def _cell(values: np.ndarray | None) -> str:
+    return "" if values is None else f"{values.mean():+.2f}{_spread(values)}"
+
+
+def _spread(values: np.ndarray) -> str:
+    return f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+
+
+def _plot(
+    by_optimizer: dict[str, dict[str, np.ndarray]],
+    order: list[str],
+    path: pathlib.Path,
+) -> None:
+    """A line for each change; dots are seeds."""
+    figure, (axis,) = report.new_figure(1)
+    figure.set_size_inches(7.5, 1.2 + 0.24 * len(order))
+    for place, (name, changes) in enumerate(by_optimizer.items()):
+        style = report.line_style(name) | {"linestyle": "none"}
+        shift = 0.3 * (place - (len(by_optimizer) - 1) / 2)
+        points = [
+            (value, order.index(change) + shift)
+            for change, values in changes.items()
+            for value in values
+        ]
+        axis.plot(*zip(*points, strict=True), markersize=4, alpha=0.8, **style)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(order)), order, fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xlabel("accuracy on held-out images against what was chosen, %")
+    report.add_legend(figure, [axis])
+    report.save_figure(figure, path)
+
+
+def main() -> None:
+    """Makes the runs that are not there yet, and reports on all."""
+    arguments, choices = tuned_runs.parse(
+        "What each choice in a tuned run is worth.", "levers"
+    )
+    out = arguments.out
+    rows: dict[str, dict[str, list[Row]]] = {}
+    for name, choice in choices.items():
+        rows[name] = {}
+        changes = {AS_CHOSEN: {}, **levers(Config(**choice["config"]))}
+        for change, settings in changes.items():
+            same = tuned_runs.changed(
+                choice, settings, arguments.seeds, arguments.data_dir, out
+            )
+            rows[name][change] = list(map(sweep.run_or_recall, same))
+            print(f"{name}, {change}: {_as_chosen(rows[name][change])} %", flush=True)
+    print(summarize(rows, out))
+    print(f"Rows, table and plot: {out}")
+
+
+if __name__ == "__main__":
+    main()
