@@ -1,9 +1,12 @@
 """Complete optimizers: thin chains of the stages."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optax_nlcg import arguments, tree
@@ -23,18 +26,20 @@ def nlcg(
     beta_bounds: tuple[float, float] | None = (0.0, 1.0),
     preconditioner: optax.GradientTransformation | None = None,
     line_search: optax.GradientTransformation | None = None,
+    weight_decay: float | None = None,
+    mask: Tree | Callable[[Tree], Tree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Stochastic preconditioned nonlinear conjugate gradients.
 
     .. math::
 
         z_k = P_k g_k, \qquad d_k = -z_k + \beta_k d_{k-1}, \qquad
-        x_{k+1} = x_k + \eta_k c_k d_k
+        x_{k+1} = x_k + \eta_k c_k (d_k - \lambda x_k)
 
     with a preconditioner :math:`P`, a conjugacy rule for :math:`\beta`, the learning
-    rate :math:`\eta` and a line search's :math:`c`. The line search is the last stage,
-    so any search that takes a descent update fits, Optax's included. The defaults are
-    those of the paper.
+    rate :math:`\eta`, a line search's :math:`c` and weight decay :math:`\lambda`, by
+    default 0. The line search is the last stage, so any search that takes a descent
+    update fits, Optax's included. The defaults are those of the paper.
 
     Args:
         learning_rate: a number or a schedule of the step count.
@@ -44,11 +49,16 @@ def nlcg(
             :func:`optax_nlcg.scale_by_diagonal_bfgs`; ``optax.identity()`` for none.
         line_search: transformation of the update; by default
             :func:`optax_nlcg.scale_by_step_line_search`; ``optax.identity()`` for none.
+        weight_decay: coefficient of decoupled weight decay, as in AdamW: the parameters
+            shrink by the learning rate times it, and the direction knows nothing of
+            that. ``None``: none. An L2 penalty, as in the paper, belongs into the loss.
+        mask: tree of bools like the parameters, or a function of them that returns one:
+            which of them decay. ``None``: all.
 
     Returns:
         The optimizer. With the default line search ``update`` needs ``value=``, the
-        loss of this step, and with the default preconditioner ``params``. The default
-        state holds four copies of the parameters.
+        loss of this step, and with the default preconditioner or weight decay
+        ``params``. The default state holds four copies of the parameters.
 
     Raises:
         ValueError: if an argument is out of range or a rule is unknown.
@@ -67,9 +77,21 @@ def nlcg(
         >>> bool(f(params) < 1e-3)
         True
 
+        In Adam's metric, with weight decay for all but biases:
+
+        >>> optimizer = optax_nlcg.nlcg(
+        ...     optax.cosine_decay_schedule(0.005, decay_steps=1000),
+        ...     preconditioner=optax.scale_by_rms(0.999, bias_correction=True),
+        ...     weight_decay=0.01,
+        ...     mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        ... )
+
     References:
         Adya, Palakkode & Tuzel, `Nonlinear Conjugate Gradients For Scaling Synchronous
         Distributed DNN Training <https://arxiv.org/abs/1812.02886>`_, 2018.
+
+        Loshchilov & Hutter, `Decoupled Weight Decay Regularization
+        <https://arxiv.org/abs/1711.05101>`_, 2019.
     """
     arguments.check_learning_rate(learning_rate)
     if preconditioner is None:
@@ -77,15 +99,61 @@ def nlcg(
     if line_search is None:
         line_search = scale_by_step_line_search()
     arguments.check_transformation("line_search", line_search)
-    return _share_history(
-        optax.chain(
-            scale_by_conjugate_direction(
-                preconditioner, beta_rule=beta_rule, beta_bounds=beta_bounds
-            ),
-            optax.scale_by_learning_rate(learning_rate),
-            line_search,
-        )
+    direction = scale_by_conjugate_direction(
+        preconditioner, beta_rule=beta_rule, beta_bounds=beta_bounds
     )
+    _check_mask(mask, weight_decay)
+    if weight_decay is not None:
+        arguments.check_number("weight_decay", weight_decay, low=0)
+        direction = _decay_weights(direction, weight_decay, mask)
+    return _share_history(
+        optax.chain(direction, optax.scale_by_learning_rate(learning_rate), line_search)
+    )
+
+
+def _check_mask(mask: Any, weight_decay: Any) -> None:
+    if not callable(mask):
+        for choice in jax.tree.leaves(mask):
+            if not isinstance(choice, bool | np.bool_):
+                raise TypeError(
+                    "`mask` must be a tree of bools or a function that returns one, "
+                    f"got {choice!r} in it."
+                )
+    if mask is not None and weight_decay is None:
+        raise ValueError(
+            "`mask` says which parameters decay, but `weight_decay` is None: give a "
+            "number."
+        )
+
+
+def _decay_weights(
+    direction: optax.GradientTransformationExtraArgs,
+    weight_decay: float,
+    mask: Tree | Callable[[Tree], Tree] | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adds decoupled weight decay to a direction, but for the steps that it skips."""
+
+    def update_fn(
+        updates: Tree, state: Tree, params: Tree = None, **extra_args: Any
+    ) -> tuple[Tree, Tree]:
+        arguments.require_params("nlcg with `weight_decay`", params)
+        made: tuple[Tree, Tree] = direction.update(
+            updates, state, params, **extra_args
+        )
+        outputs, new_state = made
+        skipped = new_state.num_skipped != state.num_skipped
+
+        def decayed(update, x):
+            factor = jnp.where(skipped, 0, weight_decay).astype(jnp.result_type(x))
+            return (update + factor * x).astype(update.dtype)
+
+        decay = optax.stateless(functools.partial(jax.tree.map, decayed))
+        if mask is not None:
+            decay = optax.masked(decay, mask)
+        outputs, _ = decay.update(outputs, decay.init(params), params)
+        return outputs, new_state
+
+    return optax.GradientTransformationExtraArgs(direction.init, update_fn)
 
 
 def _share_history(

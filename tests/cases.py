@@ -52,6 +52,12 @@ OPTIMIZERS = {
     ),
     "hager_zhang": lambda: searched(optax_nlcg.scale_by_hager_zhang_line_search()),
     "nlcg": lambda: optax_nlcg.nlcg(0.1),
+    "nlcg_decay": lambda: optax_nlcg.nlcg(
+        0.1,
+        preconditioner=optax.identity(),
+        weight_decay=0.01,
+        mask=lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 1, params),
+    ),
     "nonlinear_cg": optax_nlcg.nonlinear_cg,
     "limited_memory_cg": lambda: optax_nlcg.limited_memory_cg(3),
     "multi_steps": lambda: optax_nlcg.multi_steps(optax_nlcg.nlcg(0.1), 2),

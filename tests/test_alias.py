@@ -1,5 +1,6 @@
 """The complete optimizers."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +87,83 @@ def test_takes_nothing_back_where_no_step_is_known():
         updates, state = tx.update(jnp.full(2, jnp.nan), state, x, value=value)
         np.testing.assert_array_equal(updates, 0.0)
     assert state[2].scale < 1
+
+
+def weights_and_bias():
+    return {"w": jnp.array([[1.0, -2.0], [0.5, 4.0]]), "b": jnp.array([3.0, -1.0])}
+
+
+def loss_of(params):
+    return jnp.sum((params["w"] - 1) ** 2) + jnp.sum(params["b"] ** 4) / 4
+
+
+def is_matrix(params):
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+@pytest.mark.parametrize("mask", [None, {"w": True, "b": False}, is_matrix])
+def test_weight_decay_is_adamws(mask):
+    """Adam's metric with nothing of the past is AdamW without its first average."""
+    schedule = optax.linear_schedule(0.1, 0.01, 20)
+    ours = optax_nlcg.nlcg(
+        schedule,
+        beta_rule=0.0,
+        preconditioner=optax.scale_by_rms(
+            0.99, eps_in_sqrt=False, bias_correction=True
+        ),
+        line_search=optax.identity(),
+        weight_decay=0.3,
+        mask=mask,
+    )
+    adamw = optax.adamw(schedule, b1=0.0, b2=0.99, weight_decay=0.3, mask=mask)
+    got, *_ = common.descend(ours, loss_of, weights_and_bias(), 20)
+    want, *_ = common.descend(adamw, loss_of, weights_and_bias(), 20)
+    chex.assert_trees_all_close(got, want, rtol=1e-5)
+
+
+def test_weight_decay_comes_before_the_rate_and_the_search():
+    """So the search cuts it with the rest, and takes it back with the rest."""
+    search = optax_nlcg.scale_by_online_line_search()
+    alias = optax_nlcg.nlcg(0.3, line_search=search, weight_decay=0.1)
+    chain = optax.chain(
+        optax_nlcg.scale_by_conjugate_direction(
+            optax_nlcg.scale_by_diagonal_bfgs(), beta_bounds=(0.0, 1.0)
+        ),
+        optax.add_decayed_weights(0.1),
+        optax.scale_by_learning_rate(0.3),
+        search,
+    )
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: x.astype(float), weights_and_bias())
+        got, state, _ = common.descend(alias, loss_of, params, 30)
+        want, *_ = common.descend(chain, loss_of, params, 30)
+        assert state[2].scale < 0.9  # it has cut
+        chex.assert_trees_all_close(got, want, rtol=1e-9)
+
+
+def test_no_weights_decay_in_a_step_that_is_skipped():
+    tx = optax_nlcg.nlcg(0.1, weight_decay=0.5)
+    params = weights_and_bias()
+    state = tx.init(params)
+    bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+    updates, state = tx.update(bad, state, params, value=1.0)
+    assert not any(jnp.any(u) for u in jax.tree.leaves(updates))
+    zero = optax.tree.zeros_like(params)
+    updates, _ = tx.update(zero, state, params, value=1.0)
+    want = jax.tree.map(lambda x: -0.05 * x, params)
+    chex.assert_trees_all_close(updates, want, rtol=1e-6)
+
+
+def test_weight_decay_can_be_injected():
+    """As a schedule, for instance."""
+    fixed = optax_nlcg.nlcg(0.1, weight_decay=0.25, mask=is_matrix)
+    tx = optax.inject_hyperparams(optax_nlcg.nlcg, static_args=("mask",))(
+        0.1, weight_decay=lambda count: 0.25, mask=is_matrix
+    )
+    got, state, _ = common.descend(tx, loss_of, weights_and_bias(), 5)
+    want, *_ = common.descend(fixed, loss_of, weights_and_bias(), 5)
+    assert state.hyperparams["weight_decay"] == 0.25
+    chex.assert_trees_all_close(got, want, rtol=1e-5)
 
 
 def test_beats_gradient_descent_at_the_same_learning_rate():

@@ -41,6 +41,7 @@ MESH = jax.make_mesh((1,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,
             ValueError,
             ["beta_bounds", "(1.0, 0.0)", "reversed"],
         ),
+        (lambda: nlcg(0.1, mask=True), ValueError, ["mask", "weight_decay", "None"]),
         (lambda: direction(beta_bounds=0.5), TypeError, ["beta_bounds", "0.5"]),
         (lambda: direction(beta_bounds=(0.0,)), TypeError, ["beta_bounds"]),
         (lambda: direction(restart_every=0), ValueError, ["restart_every", "0"]),
@@ -112,6 +113,7 @@ def test_missing_value(tx, texts):
     ("tx", "stage"),
     [
         (nlcg(0.1), "scale_by_diagonal_bfgs"),
+        (nlcg(0.1, weight_decay=0.1), "nlcg with `weight_decay`"),
         (bfgs(), "scale_by_diagonal_bfgs"),
         (ml_ncg(0.1, lars_lr=0.1), "scale_by_lars"),
         (optax_nlcg.limited_memory_cg(2), "limited_memory_cg"),
@@ -205,6 +207,8 @@ CONSTRUCTORS = {
             "beta_bounds": BOUNDS,
             "preconditioner": TRANSFORMATION,
             "line_search": TRANSFORMATION,
+            "weight_decay": number(-0.1, optional=True),
+            "mask": [("kernel", TypeError), ({"w": 1.0}, TypeError)],
         },
     ),
     optax_nlcg.nonlinear_cg: (
@@ -380,6 +384,7 @@ WIDE = {
     "restart_cycles": 6.0,
     "max_step": 3.0,
     "lars_lr": 0.1,
+    "weight_decay": 0.1,
 }
 
 
