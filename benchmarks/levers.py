@@ -153,14 +153,11 @@ def _plot(
     figure, (axis,) = report.new_figure(1)
     figure.set_size_inches(7.5, 1.2 + 0.24 * len(order))
     for place, (name, changes) in enumerate(by_optimizer.items()):
-        style = report.line_style(name) | {"linestyle": "none"}
+        style: dict[str, Any] = report.line_style(name) | {"linestyle": "none"}
         shift = 0.3 * (place - (len(by_optimizer) - 1) / 2)
-        points = [
-            (value, order.index(change) + shift)
-            for change, values in changes.items()
-            for value in values
-        ]
-        axis.plot(*zip(*points, strict=True), markersize=4, alpha=0.8, **style)
+        at = [order.index(change) + shift for change, v in changes.items() for _ in v]
+        values = np.concatenate(list(changes.values()))
+        axis.plot(values, at, markersize=4, alpha=0.8, **style)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(order)), order, fontsize=9)
     axis.invert_yaxis()
