@@ -137,9 +137,7 @@ def _decay_weights(
         updates: Tree, state: Tree, params: Tree = None, **extra_args: Any
     ) -> tuple[Tree, Tree]:
         arguments.require_params("nlcg with `weight_decay`", params)
-        made: tuple[Tree, Tree] = direction.update(
-            updates, state, params, **extra_args
-        )
+        made: tuple[Tree, Tree] = direction.update(updates, state, params, **extra_args)
         outputs, new_state = made
         skipped = new_state.num_skipped != state.num_skipped
 

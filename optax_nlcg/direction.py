@@ -72,8 +72,8 @@ def scale_by_conjugate_direction(
     that needs ``params`` or extra arguments. It should act like multiplication by a
     symmetric positive definite matrix.
 
-    A gradient that is not finite, or a loss (``value``, if given), makes the update
-    zero and leaves the state as it was, but for ``num_skipped``.
+    If the gradient or the loss (``value``, if given) is not finite, the update is zero
+    and the state stays as it was, but for ``num_skipped``.
 
     Args:
         preconditioner: transformation that computes :math:`z = P g`; by default

@@ -73,20 +73,20 @@ def scale_by_orthogonalization(
             rows in all others, as suits kernels of convolutions. By default all real
             arrays with two axes or more are ``True``; embeddings and output layers are
             often left out.
-        stack_sharding: how to share the work out among devices: the layout of matrices
-            of equal size that are stacked, along a new first axis, to be
-            orthogonalised. With ``NamedSharding(mesh, PartitionSpec("devices"))`` under
-            ``jit``, and with ``PartitionSpec("devices")`` inside ``shard_map`` or
-            ``pmap``, every device has whole matrices of its own, which go over the
-            network once there, if they are split, and once back. By default replicated
-            matrices are orthogonalised on all devices alike, and under ``jit`` products
-            of split ones cross the network in every step of the iteration; so are those
-            of which there are fewer of a size than half the devices. Leave it out for
-            arrays that are split along an axis that counts matrices. It has no say in
-            arrays that are split by hand, which
-            :func:`optax_nlcg.parallel.over_shards` must know of, or over axes of an
-            explicit mesh: matrices of equal size go to the devices that they are split
-            over, and come back.
+        stack_sharding: how to share the work out among devices. Matrices of equal size
+            are stacked along a new first axis, and this is the layout of the stack:
+            ``NamedSharding(mesh, PartitionSpec("devices"))`` under ``jit``,
+            ``PartitionSpec("devices")`` inside ``shard_map`` or ``pmap``. Every device
+            then orthogonalises whole matrices of its own; they cross the network once
+            on the way there, if they are split, and once on the way back. ``None``:
+            replicated matrices are orthogonalised on all devices alike, and under
+            ``jit`` products of split ones cross the network in every step of the
+            iteration. That also happens to matrices of a size of which there are fewer
+            than half the devices. Leave it out for arrays that are split along an axis
+            that counts matrices. It has no effect on arrays that are split by hand,
+            which :func:`optax_nlcg.parallel.over_shards` must know of, or over axes of
+            an explicit mesh: there matrices of equal size go to the devices that they
+            are split over, and come back, in any case.
 
     Returns:
         The transformation. The state holds one copy of those parameters that are not

@@ -47,6 +47,10 @@ def guide(scope):
     ) < (0.2 * float(jnp.var(scope["targets"])))
     assert scope["skipped"] == 0
     assert scope["result"].num_steps > 1
+    for x, y in zip(
+        *map(jax.tree.leaves, (scope["average"], scope["params"])), strict=True
+    ):
+        assert 0 < jnp.max(jnp.abs(x - y)) < 0.1
 
 
 def descends(optimizer):
@@ -58,8 +62,10 @@ def descends(optimizer):
 def choosing(scope):
     assert float(scope["loss"]) < np.log(2)  # that of the first step
     assert scope["copies"](optax_nlcg.nlcg(0.1)) == 4  # as the page says
-    for name in ("with_adam", "with_muon"):
+    for name in ("with_adam", "with_muon", "of_hidden"):
         assert descends(scope[name])
+    layers = {"embed": jnp.ones((3, 2)), "mlp": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    assert scope["hidden"](layers) == {"embed": False, "mlp": True, "b": False}
 
 
 def migrating(scope):
