@@ -1,5 +1,7 @@
 """The README's figures are those of the committed rows."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -405,6 +407,36 @@ def test_learning_rates_of_conjugate_directions():
     for name, (low, high) in stated.items():
         assert low <= min(ratios[name]) < 1.2 * low
         assert high / 1.2 < max(ratios[name]) <= high
+
+
+def test_cost_of_an_update():
+    """The table of docs/choosing.md."""
+    results = json.loads((RESULTS / "step_cost/h100.json").read_text())
+    passes = {}
+    for row in results["rows"]:
+        copies = round(row["moved_bytes"] / row["parameter_bytes"])
+        passes.setdefault(row["optimizer"], copies)  # the larger network comes first
+    page = (readme.ROOT / "docs/choosing.md").read_text()
+    for line, without, searched in (
+        ("`nlcg`, the default", "nlcg, no search", "nlcg"),
+        (
+            "with the Hessian's diagonal",
+            "nlcg, Hessian diagonal, no search",
+            "nlcg, Hessian diagonal",
+        ),
+        (
+            "without a preconditioner",
+            "nlcg, Fletcher-Reeves alone",
+            "nlcg, no preconditioner",
+        ),
+        (
+            "with Adam's scaling",
+            "nlcg, Adam's scaling, no search",
+            "nlcg, Adam's scaling",
+        ),
+    ):
+        assert f"| {line} | {passes[without]} | {passes[searched]} |\n" in page
+    assert f"| `optax.adamw` | {passes['adamw']} | |\n" in page
 
 
 def test_what_a_wrong_learning_rate_costs():
