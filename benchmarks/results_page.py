@@ -6,14 +6,11 @@ prints the page; building the site writes it to `docs/results.md`, which is not
 committed and so cannot be out of date.
 """
 
-import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from benchmarks import readme, report, sweep_pairs, sweep_report
+from benchmarks import readme, results_tables, sweep_pairs, sweep_report
 
 DOCS = readme.ROOT / "docs"
 FOLDER = readme.ROOT / readme.RESULTS
@@ -91,67 +88,11 @@ def fewer_trials(folder: str) -> str:
 def several(folder: str) -> str:
     """What the best few trials of a sweep come to."""
     return (
-        "\nWhich trial is the best on held-out images is luck in part. On the test set "
-        "the best three come to, in percent, behind each what it had on those:\n\n"
+        "\nWhich trial is the best on held-out images is luck in part. The best three "
+        "of the shortest runs were repeated there with two further seeds, and tested. "
+        "In percent, in brackets what they have on held-out images, and bold the one "
+        "with the highest mean there:\n\n"
         + sweep_report.best_trials(FOLDER / folder, 3)
-    )
-
-
-def circumstances(rows: Mapping[str, Any]) -> str:
-    """Where a result file with one environment comes from."""
-    device = rows["device"]
-    if rows["platform"] == "cpu":
-        device = f"{rows['cpu_count']} CPU cores"
-    versions = ", ".join(f"{p} {rows['versions'][p]}" for p in ("jax", "optax"))
-    return f"({device}, {versions}, {rows['date'][:10]}.)\n"
-
-
-def curvature_cost() -> str:
-    """What estimators of curvature cost, against a gradient."""
-    results = json.loads((FOLDER / "curvature_cost/cpu-resnet8-b64.json").read_text())
-    header = "one step", "operations", "seconds", "memory"
-    header += (f"operations, one step in {results['refresh_every']}",)
-    lines = [
-        (
-            row["program"],
-            f"{row['flops_ratio']:.2f}",
-            f"{row['seconds_ratio']:.2f}",
-            f"{row['temporary_bytes_ratio']:.2f}",
-            f"{row['flops_averaged']:.2f}",
-        )
-        for row in results["rows"]
-    ]
-    return (
-        f"{results['model']} with batch norm, batch {results['batch_size']}, as "
-        f"multiples of one value and gradient:\n\n{report.markdown(header, lines)}\n\n"
-        f"{circumstances(results)}"
-    )
-
-
-def curvature_search() -> str:
-    """The search without a learning rate, against tuned rates."""
-    results = json.loads((FOLDER / "curvature_digits/results.json").read_text())
-    header = "batch", "labels at random", "step", "learning rate"
-    header += "test accuracy %", "training loss"
-    lines = [
-        (
-            str(row["batch_size"]),
-            f"{100 * row['label_noise']:.0f} %",
-            row["name"],
-            f"{row['learning_rate']:g}, {row['schedule']}" if row["tuned"] else "none",
-            f"{100 * row['test_accuracy']:.1f} ± {100 * row['test_accuracy_std']:.1f}",
-            f"{row['train_loss']:.3f}",
-        )
-        for row in results["rows"]
-        if not row["name"].startswith("refresh")
-    ]
-    trials = len(results["rates"]) * len(results["schedules"])
-    seeds = len(results["rows"][0]["seeds"])
-    return (
-        f"Handwritten digits, {results['num_epochs']} epochs. A tuned learning rate is "
-        f"the best of {trials} settings on a validation set; mean ± standard deviation "
-        f"over {seeds} other seeds:\n\n{report.markdown(header, lines)}\n\n"
-        f"{circumstances(results)}"
     )
 
 
@@ -162,11 +103,19 @@ def sections() -> dict[str, str]:
         "Photographs: conjugate directions and what they are built on": (
             from_readme(readme.photographs())
             + "\nThe deviations are over seeds of what was chosen, and leave out the "
-            "luck of the trials it was chosen from. How often is the one ahead of the "
-            "other on held-out images if either has but half of its trials? Over all "
-            "ways to halve them, in percent:\n\n" + sweep_pairs.chances()
+            "luck of the trials it was chosen from. The best three of some were "
+            "repeated with two further seeds on held-out images. Chosen there by one "
+            "seed, by the mean over several, and all three together:\n\n"
+            + sweep_pairs.choices()
+            + "\nHow often is the one ahead of the other on held-out images if either "
+            "has but half of its trials? Over all ways to halve them, in percent:\n\n"
+            + sweep_pairs.chances()
+            + "\nWhat was chosen, by the mean over several seeds if there is one:\n\n"
+            + sweep_pairs.settings()
         ),
-        "Digits at growing batch sizes": from_readme(readme.digits()),
+        "Digits at growing batch sizes": (
+            from_readme(readme.digits()) + "\n" + results_tables.demo()
+        ),
         "Digits, sixteen trials for every optimizer": (
             command(
                 f"{run}.sweep --config digits --batch-sizes 1137 \\\n"
@@ -220,7 +169,7 @@ def sections() -> dict[str, str]:
                 "muon\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --num-epochs 1 --num-trials 48 --num-tested 3 \\\n"
-                "    --optimizers nlcg_muon muon \\\n"
+                "    --repeat-seeds 4 5 --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --num-epochs 2 --num-trials 24 \\\n"
@@ -257,7 +206,8 @@ def sections() -> dict[str, str]:
                 "\\\n        nlcg_adam adamw adamw_b1 lamb lars nlcg nesterov\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 48 \\\n"
-                "    --num-tested 3 --optimizers nlcg_muon muon \\\n"
+                "    --num-tested 3 --repeat-seeds 4 5 \\\n"
+                "    --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 48 \\\n"
@@ -286,7 +236,8 @@ def sections() -> dict[str, str]:
             command(
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 16384 --num-microbatches 32 --num-trials 48 \\\n"
-                "    --num-epochs 8 --num-tested 3 --optimizers nlcg_muon muon \\\n"
+                "    --num-epochs 8 --num-tested 3 --repeat-seeds 4 5 \\\n"
+                "    --optimizers nlcg_muon muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b16384"
             )
             + tuned("sweep_cifar100_16x16_b16384")
@@ -351,7 +302,9 @@ def sections() -> dict[str, str]:
                 "    --data-dir data --eval-statistics running"
             )
             + "\n"
-            + from_readme(readme.cifar())
+            + image("cifar100_resnet32/curves.png", "Training loss and accuracy")
+            + "\n"
+            + results_tables.paper_protocol()
         ),
         "Settings of the Hessian diagonal": (
             command(
@@ -365,7 +318,7 @@ def sections() -> dict[str, str]:
         "A step without a learning rate": (
             command(f"{run}.curvature_digits --out benchmarks/results/curvature_digits")
             + "\n"
-            + curvature_search()
+            + results_tables.curvature_search()
             + "\nThe same on CIFAR-100, reduced to what a CPU can do:\n\n"
             + command(
                 f"{run}.curvature_cifar --reduced --seeds 1 2 \\\n"
@@ -402,7 +355,7 @@ def sections() -> dict[str, str]:
         "What curvature costs": (
             command(f"{run}.curvature_cost --out benchmarks/results/curvature_cost")
             + "\n"
-            + curvature_cost()
+            + results_tables.curvature_cost()
         ),
         "Full-batch solvers": (
             command(f"{run}.solvers --out benchmarks/results/solvers")

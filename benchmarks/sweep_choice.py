@@ -107,7 +107,7 @@ def shortlist(out: pathlib.Path, trials: Sequence[Row], number: int) -> list[Can
     ]
 
 
-def steadiest(candidates: Sequence[Candidate]) -> Candidate | None:
+def best_by_mean(candidates: Sequence[Candidate]) -> Candidate | None:
     """The candidate whose mean over all its tuning runs is the highest.
 
     The best of many trials with one seed each has in part the best luck; a mean over

@@ -1,7 +1,9 @@
 """Conjugate directions beside what they are built on: the sweeps on photographs."""
 
 import itertools
+import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,11 @@ PAIRS = (
     ("nlcg_adam", ("adamw", "adamw_b1")),
     ("nlcg", ("nesterov",)),
 )
+# The pair whose best trials were repeated with further seeds, and how many of them.
+REPEATED = "nlcg_muon", "muon"
+SHORTLISTED = 3
 Runs = dict[str, list[report.Row]]
+Choices = list[list[report.Row]]
 _WHAT = "images and network", "batch", "steps"
 _NAMES = {
     "cifar100_16x16": "CIFAR-100",
@@ -75,6 +81,83 @@ def chances() -> str:
             lines.append((*what, *cells))
     header = *_WHAT, *(f"{ours} over {others[0]}" for ours, others in PAIRS)
     return f"{report.markdown(header, lines)}\n"
+
+
+def choices() -> str:
+    """What other choices among the same trials come to, where the best were repeated.
+
+    Test accuracy in percent: of the best trial on held-out images with one seed; of the
+    one of the best few with the highest mean there over several; and of all of those.
+    The one of a pair that `is_ahead` of the other is bold.
+    """
+    lines, every = [], []
+    for what, number, ours, theirs in repeated():
+        cells = [
+            cell
+            for one, other in zip(ours, theirs, strict=True)
+            for cell in (_cell(one, other), _cell(other, one))
+        ]
+        lines.append((*what, str(number), *cells))
+        every += itertools.chain(*ours, *theirs)
+    kinds = "one seed", "several seeds", f"all {SHORTLISTED}"
+    header = *_WHAT, "trials", *(f"{n}, {kind}" for kind in kinds for n in REPEATED)
+    return f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
+
+
+def repeated() -> Iterator[tuple[tuple[str, ...], int, Choices, Choices]]:
+    """Where the best trials of `REPEATED` were repeated.
+
+    Yields:
+      What it is, the number of trials, and for either optimizer the tests of its
+      choices: the best trial, the one of the best few with the highest mean, and all of
+      those.
+    """
+    for folder in SWEEPS:
+        out = report.RESULTS / folder
+        trials = sweep_choice.trial_groups(out)
+        for what, key, _ in _lengths(folder):
+            pair = [trials.get((*key, name), []) for name in REPEATED]
+            ours, theirs = (_choices(out, rows) for rows in pair)
+            if ours and theirs:
+                yield what, len(pair[0]), ours, theirs
+
+
+def _choices(out: pathlib.Path, trials: Sequence[report.Row]) -> Choices | None:
+    best = sweep_choice.shortlist(out, trials, SHORTLISTED)
+    by_mean = sweep_choice.best_by_mean(best)
+    if by_mean is None:
+        return None
+    every = [row for candidate in best for row in candidate.tests]
+    return [best[0].tests, by_mean.tests, every]
+
+
+def settings() -> str:
+    """What was chosen for conjugate directions: where to start from."""
+    lines = []
+    for folder in SWEEPS:
+        out = report.RESULTS / folder
+        trials = sweep_choice.trial_groups(out)
+        for what, key, runs in _lengths(folder):
+            for name, _ in PAIRS:
+                if name in runs:
+                    best = sweep_choice.shortlist(out, trials[*key, name], SHORTLISTED)
+                    chosen = sweep_choice.best_by_mean(best) or best[0]
+                    lines.append((*what, name, *_setting(chosen.trial["config"])))
+    header = *_WHAT, "optimizer", "learning rate", "schedule", "warm-up", "weight decay"
+    header += "label smoothing", "largest beta"
+    return f"{report.markdown(header, lines)}\n"
+
+
+def _setting(config: dict[str, Any]) -> tuple[str, ...]:
+    l2, decay = config["l2"], config["weight_decay"]
+    return (
+        f"{config['learning_rate']:g}",
+        config["schedule"],
+        f"{config['warmup']:g}",
+        f"{l2:g}, in the loss" if l2 else f"{decay:g}",
+        f"{config['label_smoothing']:g}",
+        f"{config['optimizer_setting']:g}",
+    )
 
 
 def _chance(ours: Sequence[report.Row], others: Sequence[report.Row]) -> str:

@@ -129,11 +129,11 @@ def best_trials(out: pathlib.Path, number: int) -> str:
         best = sweep_choice.shortlist(out, rows, number)
         if len(best) < number or not all(candidate.tests for candidate in best):
             continue
-        steadiest = sweep_choice.steadiest(best)
+        by_mean = sweep_choice.best_by_mean(best)
         cells = []
         for candidate in best:
             text = accuracy_and_spread(candidate.tests)
-            text = f"**{text}**" if candidate is steadiest else text
+            text = f"**{text}**" if candidate is by_mean else text
             held_out = _mean_and_spread(candidate.held_out)
             cells.append(f"{text} ({held_out})")
         every = [row for candidate in best for row in candidate.tests]

@@ -146,6 +146,24 @@ def test_pairs_had_as_many_trials(folder):
     assert compared
 
 
+def test_where_to_start():
+    """As docs/choosing.md says of what was chosen."""
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in sweep_pairs.settings().splitlines()[2:]
+    ]
+    chosen = {name: [c for c in cells if c[3] == name] for name, _ in sweep_pairs.PAIRS}
+    assert all(chosen.values())
+    for name, low, high in (("nlcg_muon", 0.02, 0.09), ("nlcg_adam", 0.0025, 0.008)):
+        rates = [float(c[4]) for c in chosen[name]]
+        assert min(rates) == pytest.approx(low, rel=0.05)
+        assert max(rates) == pytest.approx(high, rel=0.05)
+    of_muon = chosen["nlcg_muon"]
+    assert all(c[5] in ("linear", "cosine") and float(c[6]) <= 0.05 for c in of_muon)
+    assert sum(c[9] == "0.8" for c in of_muon) > len(of_muon) / 2
+    assert all(c[5] == "linear" for c in chosen["nlcg_adam"])
+
+
 def test_the_table_of_pairs():
     """One of its cells, from the rows; who is ahead is bold."""
     rows = [
@@ -375,6 +393,30 @@ def test_best_three_trials():
     assert leads[0] > 1
     assert leads[-1] < 3
     assert min(ours) > max(theirs)  # at the largest batch
+
+
+def test_choice_by_several_seeds():
+    """As README and docs/choosing.md say: ahead but at the smallest batch."""
+    leads = {}
+    for (_, size, steps), number, ours, theirs in sweep_pairs.repeated():
+        assert (number, steps) == (48, "24")
+        _, by_mean, _ = map(sweep_pairs.accuracies, ours)
+        _, of_muon, _ = map(sweep_pairs.accuracies, theirs)
+        lead = np.mean(by_mean) - np.mean(of_muon)
+        leads[size] = lead, sweep_pairs.is_ahead(by_mean, of_muon)
+        assert lead > 0
+    assert leads == {
+        "2,048": (pytest.approx(1, abs=0.5), False),
+        "8,192": (pytest.approx(4, abs=0.5), True),
+        "16,384": (pytest.approx(2, abs=0.5), True),
+    }
+
+
+def test_what_the_paper_protocol_is_missing():
+    """As the README says: its test accuracies are of stale statistics, one run each."""
+    rows = report.load(readme.ROOT / readme.CIFAR / "results.jsonl")
+    assert {row["config"]["eval_statistics"] for row in rows} == {"running"}
+    assert len(rows) == len({row["config"]["optimizer"] for row in rows}) == 4
 
 
 def test_beta_at_its_bound():

@@ -210,18 +210,19 @@ def test_repeats_tell_the_best_trials_apart(finished_sweep):
     lucky, other = sweep_choice.shortlist(finished_sweep, trials, 3)
     assert (lucky.held_out, other.held_out) == ([0.6], [0.5])
     assert [row["test_accuracy"] for row in lucky.tests] == [0.6, 0.7]
-    assert sweep_choice.steadiest([lucky, other]) is None
+    assert sweep_choice.best_by_mean([lucky, other]) is None
 
     repeats = finished_sweep / "repeats/results.jsonl"
     write_rows(repeats, "sgd", 1, [0.5, 0.3], rate=2.0)
     lucky, other = sweep_choice.shortlist(finished_sweep, trials, 2)
     assert lucky.held_out == [0.6, 0.5, 0.3]
-    assert sweep_choice.steadiest([lucky, other]) is None  # the other is not repeated
+    # The other is not repeated.
+    assert sweep_choice.best_by_mean([lucky, other]) is None
     write_rows(repeats, "sgd", 1, [0.55, 0.5], rate=1.0)
     candidates = sweep_choice.shortlist(finished_sweep, trials, 2)
-    assert sweep_choice.steadiest(candidates) is candidates[1]
-    assert sweep_choice.steadiest(candidates[:1]) is candidates[0]
-    assert sweep_choice.steadiest([]) is None
+    assert sweep_choice.best_by_mean(candidates) is candidates[1]
+    assert sweep_choice.best_by_mean(candidates[:1]) is candidates[0]
+    assert sweep_choice.best_by_mean([]) is None
 
     _, _, line = cells(sweep_report.best_trials(finished_sweep, 2))
     assert line[4:] == [
