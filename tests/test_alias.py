@@ -39,7 +39,8 @@ def test_is_the_chain_of_its_stages(rule):
                 x = optax.apply_updates(x, updates)
             assert state[0].num_skipped == 1
             results.append((x, state[0].beta))
-    np.testing.assert_array_equal(*map(jnp.hstack, results))
+        # Not to the bit: how a compiler joins the stages decides on the rounding.
+        np.testing.assert_allclose(*map(jnp.hstack, results), rtol=1e-12)
 
 
 def test_takes_back_the_step_that_was_really_made():
