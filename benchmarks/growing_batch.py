@@ -3,14 +3,16 @@
     python -m benchmarks.growing_batch
 
 draws `benchmarks/results/growing_batch/accuracy.png` from the rows of the sweeps in
-`PANELS`: test accuracy of what was chosen at each batch size, tuned anew there.
+`PANELS`: test accuracy of what was chosen at each batch size, tuned anew there. Where
+the best trials were repeated, lines are what several seeds chose, faint marks what one
+did.
 """
 
 import pathlib
 
 import numpy as np
 
-from benchmarks import report, sweep_choice
+from benchmarks import report, sweep_choice, sweep_pairs
 
 PICTURE = "growing_batch/accuracy.png"
 # Sweeps, their numbers of epochs and of trials, a batch size each; the largest batch
@@ -53,12 +55,43 @@ def comparable(sweeps: Sweeps) -> list[report.Row]:
     return [row for name in names for groups in runs for row in groups[name]]
 
 
+def by_several_seeds(sweeps: Sweeps) -> list[report.Row]:
+    """Final runs of what several seeds chose, where the best trials were repeated.
+
+    Args:
+      sweeps: folders, numbers of epochs and of trials.
+    """
+    rows = []
+    for name in sweep_pairs.REPEATED:
+        for folder, num_epochs, num_trials in sweeps:
+            out = report.RESULTS / folder
+            (trials,) = (
+                group
+                for (_, epochs, optimizer), group in sweep_choice.trial_groups(
+                    out
+                ).items()
+                if (epochs, optimizer) == (num_epochs, name)
+            )
+            best = sweep_choice.best_by_mean(
+                sweep_choice.shortlist(
+                    out, trials[:num_trials], sweep_pairs.SHORTLISTED
+                )
+            )
+            rows += best.tests if best else []
+    return rows
+
+
 def plot(out: pathlib.Path) -> None:
     """Test accuracy against batch size, a panel a comparison."""
     figure, axes = report.new_figure(len(PANELS))
     for axis, (title, sweeps) in zip(axes, PANELS.items(), strict=True):
         rows = comparable(sweeps)
-        report.draw_batch_sizes(axis, rows)
+        if steadier := by_several_seeds(sweeps):
+            report.draw_batch_sizes(axis, steadier)
+            hollow = {"linestyle": "none", "markerfacecolor": "none", "alpha": 0.5}
+            report.draw_batch_sizes(axis, rows, label=None, **hollow)
+        else:
+            report.draw_batch_sizes(axis, rows)
         steps = {row["config"]["batch_size"]: row["num_steps"] for row in rows}
         labels = [f"{size:,}\n{steps[size]} steps" for size in sorted(steps)]
         axis.set_xticks(range(len(labels)), labels)

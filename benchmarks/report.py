@@ -53,7 +53,7 @@ STYLES = {
     "adamw_b1": ("#CC79A7", "+", "--"),
     "lamb": ("#56B4E9", "<", "--"),
     "lars": ("#56B4E9", ">", "-"),
-    "muon": ("#F0E442", "*", "-"),
+    "muon": ("#7A6A00", "*", "-"),
     "schedule_free": ("#000000", "1", ":"),
 }
 # What curves can be drawn against, and how it is called.
@@ -276,8 +276,14 @@ def save_figure(figure: "Figure", out: str | pathlib.Path) -> None:
     pyplot.close(figure)
 
 
-def draw_batch_sizes(axis: "Axes", rows: Sequence[Row]) -> None:
-    """Draws mean test accuracy against batch size, with the spread over seeds."""
+def draw_batch_sizes(axis: "Axes", rows: Sequence[Row], **style: Any) -> None:
+    """Draws mean test accuracy against batch size, with the spread over seeds.
+
+    Args:
+      axis: to draw on.
+      rows: runs; their order is that of the lines, side by side.
+      **style: of the lines, in place of the optimizers' own.
+    """
     sizes = sorted({row["config"]["batch_size"] for row in rows})
     optimizers = group_rows(rows, "optimizer")
     for place, ((optimizer,), of_optimizer) in enumerate(optimizers.items()):
@@ -289,9 +295,8 @@ def draw_batch_sizes(axis: "Axes", rows: Sequence[Row]) -> None:
             at.append(sizes.index(size) + shift)
             mean.append(values.mean())
             spread.append(values.std(ddof=1))
-        axis.errorbar(
-            at, mean, yerr=spread, elinewidth=1, markersize=5, **line_style(optimizer)
-        )
+        of_line = {"elinewidth": 1, "markersize": 5, **line_style(optimizer), **style}
+        axis.errorbar(at, mean, yerr=spread, **of_line)
     axis.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axis.set_xlabel("batch size")
     axis.set_ylabel("test accuracy, %")

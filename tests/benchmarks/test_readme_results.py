@@ -127,6 +127,23 @@ def test_growing_batch_keeps_steps_or_epochs():
     assert {row["config"]["num_epochs"] for row in same_epochs} == {4}
 
 
+def test_growing_batch_shows_what_several_seeds_chose():
+    """As the README says of its picture."""
+    same_steps, same_epochs = growing_batch.PANELS.values()
+    rows = growing_batch.by_several_seeds(same_steps)
+    groups = report.group_rows(rows, "optimizer", "batch_size")
+    assert set(groups) == {
+        (name, size) for name in ("nlcg_muon", "muon") for size in (2048, 8192, 16384)
+    }
+    assert {row["config"]["seed"] for row in rows} == {1, 2, 3}
+    for folder, *_ in same_steps:
+        repeats = report.load(RESULTS / folder / "repeats/results.jsonl")
+        assert {row["config"]["seed"] for row in repeats} == {4, 5}  # and the trial's
+    assert not growing_batch.by_several_seeds(same_epochs)
+    configs = [row["config"] for row in growing_batch.comparable(same_epochs)]
+    assert {(c["model"], c["num_epochs"]) for c in configs} == {("resnet8", 4)}
+
+
 def test_growing_batch_is_drawn(tmp_path):
     growing_batch.plot(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
