@@ -181,7 +181,8 @@ def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> T
     """Arrays for a state: like those of a tree, with one value everywhere.
 
     They are laid out over devices like the tree's also where ``init`` is compiled.
-    :func:`jax.numpy.full_like` forgets the layout there: the compiler sees a constant.
+    :func:`jax.numpy.full_like` forgets the layout there: the compiler sees a constant,
+    and on an explicit mesh, without a mesh in context, its type has no layout either.
 
     Args:
         tree: tree of arrays.
@@ -193,13 +194,13 @@ def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> T
     """
 
     def leaf_like(x):
-        # A choice by x between two that are one: it ties layouts and computes nothing.
-        # They are made like what is computed of x: an array that a traced function
-        # closes over does not tell how it is split over an explicit mesh.
-        choice = x != x
+        # Something that is nowhere true is added: it ties layouts and changes nothing.
+        # Its shape and type are those of what is computed of x: an array that a traced
+        # function closes over does not tell how it is split over an explicit mesh.
+        other = jnp.asarray(x != x)
+        nowhere = jnp.logical_and(other, jnp.logical_not(other))
         own = jnp.result_type(x) if dtype is None else dtype
-        leaf = jnp.full_like(choice, value, dtype=own)
-        return jnp.where(choice, leaf, leaf)
+        return nowhere.astype(own) + jnp.asarray(value, own)
 
     return jax.tree.map(leaf_like, tree)
 
