@@ -1,5 +1,7 @@
 """Inner products and the other helpers of tree.py."""
 
+import contextlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -135,6 +137,28 @@ def test_full_like():
     )
     assert all(bool((x == 2).all()) for x in jax.tree.leaves(full))
     assert tree.full_like(like["a"], 0, jnp.float32).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("context", [True, False], ids=["set_mesh", "no set_mesh"])
+@pytest.mark.parametrize("value", [0, 2, jnp.inf])
+def test_full_like_on_an_explicit_mesh(context, value):
+    """Also of what is not finite, and of stacks."""
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+    x = jax.device_put(
+        jnp.array([1.0, jnp.nan, jnp.inf, 0.0]), NamedSharding(mesh, P("d"))
+    )
+
+    def full(x):
+        both = tree.full_like((x, jnp.broadcast_to(x, (3, *x.shape))), value)
+        # The type, which what is computed of them must agree with.
+        one, stack = (jax.typeof(y).sharding.spec for y in both)
+        assert (one, stack) == (P("d"), P(None, "d"))
+        return both
+
+    with jax.set_mesh(mesh) if context else contextlib.nullcontext():
+        one, stack = jax.jit(full)(x)
+    assert bool(jnp.all(one == value))
+    assert bool(jnp.all(stack == value))
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
