@@ -256,7 +256,7 @@ def _exact(fun, params, key, num_probes, has_aux):
         value_and_grad, params, has_aux=True
     )
     leaves, treedef = jax.tree.flatten(params)
-    zeros = [jnp.zeros_like(leaf) for leaf in leaves]
+    zeros = [tree.full_like(leaf, 0) for leaf in leaves]
 
     def leaf_diagonal(which, unit):
         leaf = leaves[which]
@@ -307,7 +307,7 @@ def _mean_over_draws(draw, params, key, num_draws):
         return jax.tree.map(jnp.add, total, drawn), params
 
     def wide_zeros(x):
-        return jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32))
+        return tree.full_like(x, 0, jnp.promote_types(x.dtype, jnp.float32))
 
     zeros = jax.tree.map(wide_zeros, params)
     # Handed on, since what a loop closes over forgets how it is split over a mesh.
@@ -331,7 +331,7 @@ def _rademacher_like(params, key):
             drawn = jax.lax.complex(parts[0], parts[1])
         else:
             drawn = jax.random.rademacher(leaf_key, leaf.shape, leaf.dtype)
-        return drawn + jnp.zeros_like(leaf)  # a tangent has its primal's type
+        return drawn + tree.full_like(leaf, 0)  # a tangent has its primal's type
 
     leaves, treedef = jax.tree.flatten(params)
     return jax.tree.unflatten(treedef, [signs(i, x) for i, x in enumerate(leaves)])

@@ -1,5 +1,6 @@
 """Hessian-diagonal estimators across devices."""
 
+import contextlib
 import functools
 
 import jax
@@ -238,10 +239,14 @@ def test_parameters_may_be_marked_as_varying_already():
     assert_close(got, make_evaluate("exact")(params, x, y)[2])
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    ("compiled", "context"),
+    [(True, True), (True, False), (False, True)],
+    ids=["jit", "jit, no set_mesh", "eager"],
+)
 @pytest.mark.parametrize("num_probes", [1, 3])
 @pytest.mark.parametrize("method", METHODS)
-def test_on_an_explicit_mesh(method, num_probes, compiled):
+def test_on_an_explicit_mesh(method, num_probes, compiled, context):
     """The same as without a mesh, split like the parameters."""
     labels = jax.nn.one_hot(jnp.arange(NUM_DEVICES) % 3, 3)
 
@@ -259,7 +264,7 @@ def test_on_an_explicit_mesh(method, num_probes, compiled):
     params = {"w": jax.random.normal(jax.random.key(0), (8, 3)), "scale": jnp.ones(())}
     expected = evaluate(params)
     explicit = jax.make_mesh((NUM_DEVICES,), ("d",), axis_types=(AxisType.Explicit,))
-    with jax.set_mesh(explicit):
+    with jax.set_mesh(explicit) if context else contextlib.nullcontext():
         specs = {"w": P("d", None), "scale": P()}
         params = {
             name: jax.device_put(leaf, NamedSharding(explicit, specs[name]))
