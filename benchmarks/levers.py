@@ -25,6 +25,9 @@ Row = dict[str, Any]
 
 AS_CHOSEN = "as chosen"
 
+# Of the steps: the middle of what sweeps try.
+WARMUP = 0.1
+
 # Images that batch statistics are of.
 MICROBATCHES = 256, 512, 2048
 
@@ -50,7 +53,7 @@ def levers(config: Config) -> dict[str, dict[str, Any]]:
         "schedule linear": {"schedule": "linear"},
         "schedule cosine": {"schedule": "cosine"},
         "schedule constant": {"schedule": "constant"},
-        **{f"warm-up {part:g}": {"warmup": part} for part in sweep.WARMUPS},
+        f"warm-up {WARMUP:g}": {"warmup": WARMUP},
         "no weight decay": {"weight_decay": 0.0, "l2": 0.0},
         "decay in the loss, 1e-4": {"weight_decay": 0.0, "l2": 1e-4},
         **{
@@ -66,9 +69,11 @@ def levers(config: Config) -> dict[str, dict[str, Any]]:
             if config.batch_size % size == 0
         },
     }
-    for value in (0.0, *sweep.SPACES[config.optimizer].settings) if setting else ():
-        name = "no past" if value == 0.0 else f"{setting} {value:g}"
-        changes[name] = {"optimizer_setting": value}
+    if setting:
+        least, *_, most = sweep.SPACES[config.optimizer].settings
+        for value in (0.0, least, most):
+            name = "no past" if value == 0.0 else f"{setting} {value:g}"
+            changes[name] = {"optimizer_setting": value}
     for ending, name in PARTS.items():
         if (other := config.optimizer + ending) in optimizers.OPTIMIZERS:
             changes[name] = {"optimizer": other}
