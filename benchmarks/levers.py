@@ -29,15 +29,16 @@ AS_CHOSEN = "as chosen"
 WARMUP = 0.1
 
 # Images that batch statistics are of.
-MICROBATCHES = 256, 512, 2048
+MICROBATCHES = 512, 2048
+
+# Settings of optimizers that are 0 where nothing of the past is kept.
+OF_THE_PAST = "largest_beta", "beta", "momentum"
 
 # Other parts of conjugate directions: what is added to an optimizer's name, and what
 # that changes.
 PARTS = {
     "_pr": "beta by Polak-Ribière",
-    "_constant": "beta at its bound",
     "_no_rollback": "search takes nothing back",
-    "_online": "online search",
     "_fr": "no search",
 }
 
@@ -45,7 +46,6 @@ PARTS = {
 def levers(config: Config) -> dict[str, dict[str, Any]]:
     """Changes of a tuned run by name; those that would change nothing are left out."""
     rate = config.peak_learning_rate
-    setting = optimizers.SETTINGS.get(config.optimizer)
     changes: dict[str, dict[str, Any]] = {
         "half the learning rate": {"learning_rate": rate / 2},
         "twice the learning rate": {"learning_rate": 2 * rate},
@@ -69,11 +69,8 @@ def levers(config: Config) -> dict[str, dict[str, Any]]:
             if config.batch_size % size == 0
         },
     }
-    if setting:
-        least, *_, most = sweep.SPACES[config.optimizer].settings
-        for value in (0.0, least, most):
-            name = "no past" if value == 0.0 else f"{setting} {value:g}"
-            changes[name] = {"optimizer_setting": value}
+    if optimizers.SETTINGS.get(config.optimizer) in OF_THE_PAST:
+        changes["nothing of the past"] = {"optimizer_setting": 0.0}
     for ending, name in PARTS.items():
         if (other := config.optimizer + ending) in optimizers.OPTIMIZERS:
             changes[name] = {"optimizer": other}
