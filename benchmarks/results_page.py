@@ -230,6 +230,20 @@ def sections() -> dict[str, str]:
             "metric. Some of the runs had to share their cores: their "
             "seconds say little.\n"
             + several("sweep_cifar100_16x16_b8192")
+            + "\nWhat depends on what? The shortest runs as they were chosen, with one "
+            "choice changed at a time and two seeds of their own, on held-out images, "
+            "in percent:\n\n"
+            + command(
+                f"{run}.levers benchmarks/results/sweep_cifar100_16x16_b8192 \\\n"
+                "    --num-epochs 4 --data-dir data --optimizers nlcg_muon"
+            )
+            + "\n"
+            + image(
+                "sweep_cifar100_16x16_b8192/levers/levers.png",
+                "Accuracy with one choice changed",
+            )
+            + "\n"
+            + include("sweep_cifar100_16x16_b8192/levers/table.md")
             + fewer_trials("sweep_cifar100_16x16_b8192")
         ),
         "CIFAR-100 at 16x16 pixels, batch 16,384": (

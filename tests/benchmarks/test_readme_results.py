@@ -1,18 +1,23 @@
 """The README's figures are those of the committed rows."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from benchmarks import (
+    checkpoint,
     growing_batch,
+    levers,
     rate_sensitivity,
     readme,
     report,
+    sweep,
     sweep_choice,
     sweep_pairs,
 )
+from benchmarks.config import Config
 
 RESULTS = readme.ROOT / readme.RESULTS
 # What conjugate directions are put around, by optimizer.
@@ -434,6 +439,29 @@ def test_what_the_paper_protocol_is_missing():
     rows = report.load(readme.ROOT / readme.CIFAR / "results.jsonl")
     assert {row["config"]["eval_statistics"] for row in rows} == {"running"}
     assert len(rows) == len({row["config"]["optimizer"] for row in rows}) == 4
+
+
+def test_levers():
+    """As docs/choosing.md says of one choice changed at a time."""
+    folder = RESULTS / "sweep_cifar100_16x16_b8192"
+    trials = sweep_choice.trial_groups(folder)[8192, 4, "nlcg_muon"]
+    chosen = Config(**sweep_choice.chosen(trials)["config"])
+    made = report.load(folder / "levers/results.jsonl")
+    rows = {}
+    for name, change in {levers.AS_CHOSEN: {}, **levers.levers(chosen)}.items():
+        for seed in (4, 5):
+            config = dataclasses.replace(chosen, **change, seed=seed, give_up_at=None)
+            wanted = sweep.identity(checkpoint.settings(config))
+            (row,) = (r for r in made if sweep.identity(r["config"]) == wanted)
+            rows.setdefault(name, []).append(row)
+    bring = {name: v.mean() for name, v in levers.differences(rows).items()}
+    for name in "nothing of the past", "schedule of the paper":
+        assert bring.pop(name) == pytest.approx(-3, abs=0.5)
+    for name in "half the learning rate", "twice the learning rate", "schedule cosine":
+        assert bring.pop(name) == pytest.approx(-1, abs=0.5)
+    assert bring.pop("schedule constant") == pytest.approx(2, abs=0.5)
+    assert all(abs(value) <= 0.5 for value in bring.values())
+    assert len(bring) == 9
 
 
 def test_beta_at_its_bound():
