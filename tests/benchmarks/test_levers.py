@@ -27,7 +27,9 @@ TUNED = Config(
 @pytest.mark.parametrize("name", ["nlcg_muon", "nlcg", "muon", "adamw", "sgd"])
 def test_every_lever_changes_one_choice(name):
     setting = 0.9 if name in optimizers.SETTINGS else None
-    config = dataclasses.replace(TUNED, optimizer=name, optimizer_setting=setting)
+    config = dataclasses.replace(
+        TUNED, optimizer=name, optimizer_setting=setting, num_microbatches=4
+    )
     changes = levers.levers(config)
     assert len(changes) > 10
     fields = {
