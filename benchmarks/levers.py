@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import optimizers, report, sweep, sweep_choice, tuned_runs
+from benchmarks import optimizers, report, sweep, sweep_choice, sweep_report, tuned_runs
 from benchmarks.config import Config
 
 Row = dict[str, Any]
@@ -134,16 +134,11 @@ def summarize(rows: dict[str, dict[str, list[Row]]], out: pathlib.Path) -> str:
 
 
 def _as_chosen(rows: list[Row]) -> str:
-    accuracies = 100 * np.array([sweep_choice.accuracy(row) for row in rows])
-    return f"{accuracies.mean():.2f}{_spread(accuracies)}"
+    return sweep_report.mean_and_spread([sweep_choice.accuracy(row) for row in rows])
 
 
 def _cell(values: np.ndarray | None) -> str:
-    return "" if values is None else f"{values.mean():+.2f}{_spread(values)}"
-
-
-def _spread(values: np.ndarray) -> str:
-    return f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return "" if values is None else sweep_report.mean_and_spread(values / 100, "+")
 
 
 def _plot(

@@ -134,7 +134,7 @@ def best_trials(out: pathlib.Path, number: int) -> str:
         for candidate in best:
             text = accuracy_and_spread(candidate.tests)
             text = f"**{text}**" if candidate is by_mean else text
-            held_out = _mean_and_spread(candidate.held_out)
+            held_out = mean_and_spread(candidate.held_out)
             cells.append(f"{text} ({held_out})")
         every = [row for candidate in best for row in candidate.tests]
         steps = f"{every[0]['num_steps']:,}"
@@ -292,13 +292,14 @@ def _number(row: Row, key: str) -> float:
 
 def accuracy_and_spread(rows: Sequence[Row]) -> str:
     """Mean and standard deviation over runs in percent."""
-    return _mean_and_spread([_number(row, "test_accuracy") for row in rows])
+    return mean_and_spread([_number(row, "test_accuracy") for row in rows])
 
 
-def _mean_and_spread(shares: Sequence[float]) -> str:
+def mean_and_spread(shares: Sequence[float] | np.ndarray, sign: str = "") -> str:
+    """The same of shares; `sign` as in format strings."""
     percent = 100 * np.array(shares)
     spread = f" ± {percent.std(ddof=1):.2f}" if len(shares) > 1 else ""
-    return f"{percent.mean():.2f}{spread}"
+    return f"{percent.mean():{sign}.2f}{spread}"
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:

@@ -1,6 +1,5 @@
 """The README's figures are those of the committed rows."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -16,6 +15,7 @@ from benchmarks import (
     sweep,
     sweep_choice,
     sweep_pairs,
+    tuned_runs,
 )
 from benchmarks.config import Config
 
@@ -445,12 +445,12 @@ def test_levers():
     """As docs/choosing.md says of one choice changed at a time."""
     folder = RESULTS / "sweep_cifar100_16x16_b8192"
     trials = sweep_choice.trial_groups(folder)[8192, 4, "nlcg_muon"]
-    chosen = Config(**sweep_choice.chosen(trials)["config"])
+    choice = sweep_choice.chosen(trials)
+    changes = levers.levers(Config(**choice["config"]))
     made = report.load(folder / "levers/results.jsonl")
     rows = {}
-    for name, change in {levers.AS_CHOSEN: {}, **levers.levers(chosen)}.items():
-        for seed in (4, 5):
-            config = dataclasses.replace(chosen, **change, seed=seed, give_up_at=None)
+    for name, change in {levers.AS_CHOSEN: {}, **changes}.items():
+        for config in tuned_runs.changed(choice, change, [4, 5], folder, folder):
             wanted = sweep.identity(checkpoint.settings(config))
             (row,) = (r for r in made if sweep.identity(r["config"]) == wanted)
             rows.setdefault(name, []).append(row)
