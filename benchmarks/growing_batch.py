@@ -67,17 +67,12 @@ def by_several_seeds(sweeps: Sweeps) -> list[report.Row]:
             out = report.RESULTS / folder
             (trials,) = (
                 group
-                for (_, epochs, optimizer), group in sweep_choice.trial_groups(
-                    out
-                ).items()
-                if (epochs, optimizer) == (num_epochs, name)
+                for key, group in sweep_choice.trial_groups(out).items()
+                if key[1:] == (num_epochs, name)
             )
-            best = sweep_choice.best_by_mean(
-                sweep_choice.shortlist(
-                    out, trials[:num_trials], sweep_pairs.SHORTLISTED
-                )
-            )
-            rows += best.tests if best else []
+            if choices := sweep_pairs.choices_of(out, trials[:num_trials]):
+                _, by_mean, _ = choices
+                rows += by_mean
     return rows
 
 

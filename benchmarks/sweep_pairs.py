@@ -117,12 +117,17 @@ def repeated() -> Iterator[tuple[tuple[str, ...], int, Choices, Choices]]:
         trials = sweep_choice.trial_groups(out)
         for what, key, _ in _lengths(folder):
             pair = [trials.get((*key, name), []) for name in REPEATED]
-            ours, theirs = (_choices(out, rows) for rows in pair)
+            ours, theirs = (choices_of(out, rows) for rows in pair)
             if ours and theirs:
                 yield what, len(pair[0]), ours, theirs
 
 
-def _choices(out: pathlib.Path, trials: Sequence[report.Row]) -> Choices | None:
+def choices_of(out: pathlib.Path, trials: Sequence[report.Row]) -> Choices | None:
+    """The tests of three choices among trials; None where they were not repeated.
+
+    They are the best trial, the one of the best few with the highest mean over several
+    seeds, and all of those.
+    """
     best = sweep_choice.shortlist(out, trials, SHORTLISTED)
     by_mean = sweep_choice.best_by_mean(best)
     if by_mean is None:

@@ -296,7 +296,7 @@ def accuracy_and_spread(rows: Sequence[Row]) -> str:
 
 
 def mean_and_spread(shares: Sequence[float] | np.ndarray, sign: str = "") -> str:
-    """The same of shares; `sign` as in format strings."""
+    """Mean and standard deviation of shares in percent; `sign` as in format strings."""
     percent = 100 * np.array(shares)
     spread = f" ± {percent.std(ddof=1):.2f}" if len(shares) > 1 else ""
     return f"{percent.mean():{sign}.2f}{spread}"
