@@ -9,6 +9,8 @@ For every optimizer, batch size and length of run:
    optimizer's search space, `SPACES`, each on the training set less `num_validation`
    images, with one seed. All give up after a quarter of the run if the training loss is
    not below that of guessing.
+   `--num-constant` adds trials at the first points of the sequence with a constant
+   learning rate, which the spaces lack.
 2. The settings with the best accuracy on those images train on the whole training set,
    with other seeds; only these runs read the test set. `--num-tested` does so with
    several of the best, whose order on those images is luck in part; the tables have
@@ -164,15 +166,30 @@ def _rounded(x: float) -> float:
 # ------------------------------------------------------------------------------
 
 
-def trials(base: Config, number: int) -> Iterator[Config]:
-    """The runs to choose settings by."""
-    for point in points(number):
+def trials(base: Config, number: int, num_constant: int = 0) -> Iterator[Config]:
+    """The runs to choose settings by.
+
+    Args:
+      base: optimizer, data, length of the runs.
+      number: of points in the optimizer's space.
+      num_constant: of points to try with a constant learning rate too.
+    """
+    samples = [
+        sample(base.optimizer, point, base.batch_size)
+        for point in points(max(number, num_constant))
+    ]
+    constant = [
+        settings | {"schedule": "constant"}
+        for settings in samples[:num_constant]
+        if "constant" not in SPACES[base.optimizer].schedules
+    ]
+    for settings in (*samples[:number], *constant):
         yield dataclasses.replace(
             base,
             seed=TUNING_SEED,
             give_up_at=GIVE_UP_AT,
             out=base.out / "trials",
-            **sample(base.optimizer, point, base.batch_size),
+            **settings,
         )
 
 
@@ -243,6 +260,7 @@ def sweep(
     seeds: Sequence[int],
     num_tested: int = 1,
     repeat_seeds: Sequence[int] = (),
+    num_constant: int = 0,
 ) -> list[Row]:
     """Tunes and tests one optimizer; returns the rows of the tests.
 
@@ -252,14 +270,16 @@ def sweep(
       seeds: of the tests.
       num_tested: how many of the best trials to test.
       repeat_seeds: of the runs that repeat these trials before.
+      num_constant: how many of the settings to try with a constant rate too.
     """
     rows = []
-    for i, config in enumerate(trials(base, num_trials)):
+    configs = list(trials(base, num_trials, num_constant))
+    for i, config in enumerate(configs):
         row = run_or_recall(config)
         rows.append(row)
         print(
             f"{base.optimizer} b{base.batch_size} e{base.num_epochs:g} "
-            f"trial {i + 1}/{num_trials}: {row['status']} "
+            f"trial {i + 1}/{len(configs)}: {row['status']} "
             f"{row.get('validation_accuracy', '')}",
             flush=True,
         )
@@ -269,8 +289,8 @@ def sweep(
     for trial in best:
         for config in repeats(base, trial, repeat_seeds):
             run_or_recall(config)
-    configs = (config for trial in best for config in finals(base, trial, seeds))
-    return list(map(run_or_recall, configs))
+    tests = (config for trial in best for config in finals(base, trial, seeds))
+    return list(map(run_or_recall, tests))
 
 
 # ------------------------------------------------------------------------------
@@ -289,6 +309,9 @@ def main() -> None:
     parser.add_argument("--num-microbatches", type=int)
     parser.add_argument("--num-validation", type=int, default=5_000)
     parser.add_argument("--num-trials", type=int, default=16)
+    parser.add_argument(
+        "--num-constant", type=int, default=0, help="more with a constant learning rate"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--num-tested", type=int, default=1, help="best trials to test")
     parser.add_argument(
@@ -338,6 +361,7 @@ def main() -> None:
                     arguments.seeds,
                     arguments.num_tested,
                     arguments.repeat_seeds,
+                    arguments.num_constant,
                 )
     print(sweep_report.summarize(arguments.out))
     print(f"Rows, table and plot: {arguments.out}")

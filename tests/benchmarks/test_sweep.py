@@ -95,6 +95,20 @@ def test_best_trial_is_chosen_among_those_that_finished():
     assert sweep_choice.chosen(rows[:1]) is None
 
 
+def test_trials_with_a_constant_rate_come_after_the_others():
+    config = dataclasses.replace(BASE, optimizer="muon")
+    plain = list(sweep.trials(config, 8))
+    more = list(sweep.trials(config, 8, num_constant=3))
+    assert more[:8] == plain
+    assert {trial.schedule for trial in plain} == {"reference", "linear", "cosine"}
+    assert more[8:] == [
+        dataclasses.replace(trial, schedule="constant") for trial in plain[:3]
+    ]
+    # Others have tried nothing else.
+    config = dataclasses.replace(BASE, optimizer="schedule_free")
+    assert list(sweep.trials(config, 8, 3)) == list(sweep.trials(config, 8))
+
+
 def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkeypatch):
     read = []
     load = data.load
