@@ -165,20 +165,11 @@ def _plot(
 
 def main() -> None:
     """Makes the runs that are not there yet, and reports on all."""
-    arguments, choices = tuned_runs.parse(
-        "What each choice in a tuned run is worth.", "levers"
+    rows, out = tuned_runs.study(
+        "What each choice in a tuned run is worth.",
+        "levers",
+        lambda config: {AS_CHOSEN: {}, **levers(config)},
     )
-    out = arguments.out
-    rows: dict[str, dict[str, list[Row]]] = {}
-    for name, choice in choices.items():
-        rows[name] = {}
-        changes = {AS_CHOSEN: {}, **levers(Config(**choice["config"]))}
-        for change, settings in changes.items():
-            same = tuned_runs.changed(
-                choice, settings, arguments.seeds, arguments.data_dir, out
-            )
-            rows[name][change] = list(map(sweep.run_or_recall, same))
-            print(f"{name}, {change}: {_as_chosen(rows[name][change])} %", flush=True)
     print(summarize(rows, out))
     print(f"Rows, table and plot: {out}")
 

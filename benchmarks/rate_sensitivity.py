@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import report, sweep, sweep_choice, tuned_runs
+from benchmarks import report, sweep_choice, tuned_runs
+from benchmarks.config import Config
 
 Row = dict[str, Any]
 
@@ -34,10 +35,10 @@ def factor(exponent: int) -> float:
     return 10 ** (exponent / 2)
 
 
-def changes(choice: Row, exponent: int) -> dict[str, Any]:
-    """The learning rate in place of the one that was chosen."""
-    rate = factor(exponent) * choice["config"]["learning_rate"]
-    return {"learning_rate": float(f"{rate:.3g}")}
+def changes(config: Config) -> dict[int, dict[str, Any]]:
+    """Learning rates in place of the one that was chosen, by exponent."""
+    rates = {e: factor(e) * config.peak_learning_rate for e in EXPONENTS}
+    return {e: {"learning_rate": float(f"{rate:.3g}")} for e, rate in rates.items()}
 
 
 def summarize(rows: dict[str, dict[int, list[Row]]], out: pathlib.Path) -> str:
@@ -135,23 +136,7 @@ def _plot(means: dict[str, dict[int, float]], path: pathlib.Path) -> None:
 
 def main() -> None:
     """Makes the runs that are not there yet, and reports on all."""
-    arguments, choices = tuned_runs.parse("What a wrong learning rate costs.", "rates")
-    out = arguments.out
-    rows: dict[str, dict[int, list[Row]]] = {}
-    for name, choice in choices.items():
-        rows[name] = {}
-        for exponent in EXPONENTS:
-            same = tuned_runs.changed(
-                choice,
-                changes(choice, exponent),
-                arguments.seeds,
-                arguments.data_dir,
-                out,
-            )
-            rows[name][exponent] = list(map(sweep.run_or_recall, same))
-            accuracies = [100 * sweep_choice.accuracy(r) for r in rows[name][exponent]]
-            percent = np.mean(accuracies)
-            print(f"{name} x {factor(exponent):.2g}: {percent:.2f} %", flush=True)
+    rows, out = tuned_runs.study("What a wrong learning rate costs.", "rates", changes)
     print(summarize(rows, out))
     print(f"Rows, table and plot: {out}")
 

@@ -3,13 +3,45 @@
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
-from benchmarks import metrics, report, sweep, sweep_choice
+from benchmarks import metrics, report, sweep, sweep_choice, sweep_report
 from benchmarks.config import Config
 
 Row = dict[str, Any]
+Settings = dict[str, Any]
+Name = TypeVar("Name", str, int)
+
+
+def study(
+    description: str, out: str, changes: Callable[[Config], dict[Name, Settings]]
+) -> tuple[dict[str, dict[Name, list[Row]]], pathlib.Path]:
+    """Makes the runs of a study from its command line; those that are there are kept.
+
+    Args:
+      description: as in `parse`.
+      out: as in `parse`.
+      changes: what to change in the run that a sweep chose, by name.
+
+    Returns:
+      Rows by optimizer and name of the change, one for each seed, and their folder.
+    """
+    arguments, choices = parse(description, out)
+    rows: dict[str, dict[Name, list[Row]]] = {}
+    for optimizer, choice in choices.items():
+        rows[optimizer] = {}
+        for name, settings in changes(Config(**choice["config"])).items():
+            runs = changed(
+                choice, settings, arguments.seeds, arguments.data_dir, arguments.out
+            )
+            rows[optimizer][name] = same = list(map(sweep.run_or_recall, runs))
+            accuracy = sweep_report.mean_and_spread(
+                list(map(sweep_choice.accuracy, same))
+            )
+            what = ", ".join(f"{field} {value}" for field, value in settings.items())
+            print(f"{optimizer} {what or 'as chosen'}: {accuracy} %", flush=True)
+    return rows, arguments.out
 
 
 def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row]]:
@@ -26,6 +58,9 @@ def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row
     parser.add_argument("sweep", type=pathlib.Path)
     parser.add_argument("--num-epochs", type=float, required=True)
     parser.add_argument("--optimizers", nargs="+", help="default: all of the sweep")
+    parser.add_argument(
+        "--num-trials", type=int, help="of the sweep to choose among; default: all"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[4, 5])
     parser.add_argument("--data-dir", type=pathlib.Path, default=pathlib.Path("data"))
     parser.add_argument("--out", type=pathlib.Path, help=f"default: <sweep>/{out}")
@@ -34,6 +69,8 @@ def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row
         parser.error(
             f"--seeds must not have {sweep.TUNING_SEED}: settings are chosen by it"
         )
+    if arguments.num_trials is not None and arguments.num_trials < 1:
+        parser.error(f"--num-trials must be positive, got {arguments.num_trials}")
     metrics.git_commit()  # as it is now, not when the runs end
     arguments.out = arguments.out or arguments.sweep / out
     trials = report.load(arguments.sweep / "trials" / "results.jsonl")
@@ -45,7 +82,7 @@ def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row
     choices = {}
     groups = report.group_rows(trials, "optimizer", "num_epochs")
     for (name, num_epochs), rows in groups.items():
-        choice = sweep_choice.chosen(rows)
+        choice = sweep_choice.chosen(rows[: arguments.num_trials])
         if num_epochs != arguments.num_epochs or choice is None:
             continue
         if not arguments.optimizers or name in arguments.optimizers:

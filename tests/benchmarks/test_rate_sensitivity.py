@@ -1,6 +1,5 @@
 """Runs with wrong learning rates: what they are, and what is made of them."""
 
-import dataclasses
 import json
 
 import pytest
@@ -21,11 +20,11 @@ def test_width_of_a_curve():
 
 
 def test_the_learning_rate_alone_changes():
-    row = {"config": dataclasses.asdict(Config(learning_rate=0.2))}
-    for exponent in rate_sensitivity.EXPONENTS:
-        changes = rate_sensitivity.changes(row, exponent)
+    changes = rate_sensitivity.changes(Config(learning_rate=0.2))
+    assert list(changes) == list(rate_sensitivity.EXPONENTS)
+    for exponent, settings in changes.items():
         factor = rate_sensitivity.factor(exponent)
-        assert changes == {"learning_rate": pytest.approx(0.2 * factor, rel=0.01)}
+        assert settings == {"learning_rate": pytest.approx(0.2 * factor, rel=0.01)}
 
 
 def test_from_a_sweep_to_the_table(tmp_path, monkeypatch, capsys):
