@@ -9,8 +9,7 @@ For every optimizer, batch size and length of run:
    optimizer's search space, `SPACES`, each on the training set less `num_validation`
    images, with one seed. All give up after a quarter of the run if the training loss is
    not below that of guessing.
-   `--num-constant` adds trials at the first points of the sequence with a constant
-   learning rate, which the spaces lack.
+   `--schedules` takes the place of those in the spaces.
 2. The settings with the best accuracy on those images train on the whole training set,
    with other seeds; only these runs read the test set. `--num-tested` does so with
    several of the best, whose order on those images is luck in part; the tables have
@@ -33,6 +32,7 @@ import numpy as np
 
 from benchmarks import checkpoint, metrics, report, sweep_choice, sweep_report
 from benchmarks.config import FREE, Config, named, names
+from benchmarks.schedules import SCHEDULES
 from benchmarks.train import train
 
 Row = dict[str, Any]
@@ -113,13 +113,19 @@ LABEL_SMOOTHING = (0.0, 0.1)
 DIMENSIONS = 6
 
 
-def sample(name: str, point: Sequence[float], batch_size: int) -> dict[str, Any]:
+def sample(
+    name: str,
+    point: Sequence[float],
+    batch_size: int,
+    schedules: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """The settings at a point of the unit cube.
 
     Args:
       name: of the optimizer.
       point: `DIMENSIONS` numbers in [0, 1).
       batch_size: images in a mini-batch.
+      schedules: to choose from, in place of those in the optimizer's space.
 
     Returns:
       Fields of a `Config`.
@@ -132,7 +138,7 @@ def sample(name: str, point: Sequence[float], batch_size: int) -> dict[str, Any]
     decay = _rounded(_logarithmic(decay, WEIGHT_DECAY if space.decoupled else L2))
     return {
         "learning_rate": _rounded(scale * _logarithmic(rate, space.learning_rates)),
-        "schedule": _choice(schedule, space.schedules),
+        "schedule": _choice(schedule, schedules or space.schedules),
         "warmup": _choice(warmup, WARMUPS),
         "l2": 0.0 if space.decoupled else decay,
         "weight_decay": decay if space.decoupled else 0.0,
@@ -166,30 +172,23 @@ def _rounded(x: float) -> float:
 # ------------------------------------------------------------------------------
 
 
-def trials(base: Config, number: int, num_constant: int = 0) -> Iterator[Config]:
+def trials(
+    base: Config, number: int, schedules: Sequence[str] | None = None
+) -> Iterator[Config]:
     """The runs to choose settings by.
 
     Args:
       base: optimizer, data, length of the runs.
-      number: of points in the optimizer's space.
-      num_constant: of points to try with a constant learning rate too.
+      number: of runs.
+      schedules: to try, in place of those in the optimizer's space.
     """
-    samples = [
-        sample(base.optimizer, point, base.batch_size)
-        for point in points(max(number, num_constant))
-    ]
-    constant = [
-        settings | {"schedule": "constant"}
-        for settings in samples[:num_constant]
-        if "constant" not in SPACES[base.optimizer].schedules
-    ]
-    for settings in (*samples[:number], *constant):
+    for point in points(number):
         yield dataclasses.replace(
             base,
             seed=TUNING_SEED,
             give_up_at=GIVE_UP_AT,
             out=base.out / "trials",
-            **settings,
+            **sample(base.optimizer, point, base.batch_size, schedules),
         )
 
 
@@ -232,12 +231,14 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in settings.items() if name not in FREE}
 
 
-def check_study(base: Config) -> None:
+def check_study(base: Config, schedules: Sequence[str] | None = None) -> None:
     """Checks that a folder's trials are of the same study, which tables take them for.
 
     Raises:
-      ValueError: if they differ in what no trial chooses.
+      ValueError: if they differ in what no trial chooses, or chose a schedule that this
+        study does not try.
     """
+    schedules = schedules or SPACES[base.optimizer].schedules
     path = base.out / "trials" / "results.jsonl"
     wanted = identity(checkpoint.settings(base))
     for name in (*sweep_choice.GROUP, *sweep_choice.TUNED, "seed", "give_up_at"):
@@ -245,6 +246,12 @@ def check_study(base: Config) -> None:
     for row in report.load(path) if path.exists() else ():
         if row["config"]["batch_size"] != base.batch_size:
             continue  # which may have another number of microbatches
+        schedule = row["config"]["schedule"]
+        if row["config"]["optimizer"] == base.optimizer and schedule not in schedules:
+            raise ValueError(
+                f"{base.out} holds a sweep with schedule {schedule!r}, this one tries "
+                f"{', '.join(schedules)}: pass another --out"
+            )
         for name, value in wanted.items():
             saved = row["config"].get(name, value)
             if saved != value:
@@ -260,7 +267,7 @@ def sweep(
     seeds: Sequence[int],
     num_tested: int = 1,
     repeat_seeds: Sequence[int] = (),
-    num_constant: int = 0,
+    schedules: Sequence[str] | None = None,
 ) -> list[Row]:
     """Tunes and tests one optimizer; returns the rows of the tests.
 
@@ -270,16 +277,15 @@ def sweep(
       seeds: of the tests.
       num_tested: how many of the best trials to test.
       repeat_seeds: of the runs that repeat these trials before.
-      num_constant: how many of the settings to try with a constant rate too.
+      schedules: to try, in place of those in the optimizer's space.
     """
     rows = []
-    configs = list(trials(base, num_trials, num_constant))
-    for i, config in enumerate(configs):
+    for i, config in enumerate(trials(base, num_trials, schedules)):
         row = run_or_recall(config)
         rows.append(row)
         print(
             f"{base.optimizer} b{base.batch_size} e{base.num_epochs:g} "
-            f"trial {i + 1}/{len(configs)}: {row['status']} "
+            f"trial {i + 1}/{num_trials}: {row['status']} "
             f"{row.get('validation_accuracy', '')}",
             flush=True,
         )
@@ -289,8 +295,8 @@ def sweep(
     for trial in best:
         for config in repeats(base, trial, repeat_seeds):
             run_or_recall(config)
-    tests = (config for trial in best for config in finals(base, trial, seeds))
-    return list(map(run_or_recall, tests))
+    configs = (config for trial in best for config in finals(base, trial, seeds))
+    return list(map(run_or_recall, configs))
 
 
 # ------------------------------------------------------------------------------
@@ -310,7 +316,7 @@ def main() -> None:
     parser.add_argument("--num-validation", type=int, default=5_000)
     parser.add_argument("--num-trials", type=int, default=16)
     parser.add_argument(
-        "--num-constant", type=int, default=0, help="more with a constant learning rate"
+        "--schedules", nargs="+", choices=SCHEDULES, help="in place of the spaces'"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--num-tested", type=int, default=1, help="best trials to test")
@@ -352,7 +358,7 @@ def main() -> None:
                     progress=not arguments.no_progress,
                 )
                 try:
-                    check_study(config)
+                    check_study(config, arguments.schedules)
                 except ValueError as error:
                     parser.error(str(error))
                 sweep(
@@ -361,7 +367,7 @@ def main() -> None:
                     arguments.seeds,
                     arguments.num_tested,
                     arguments.repeat_seeds,
-                    arguments.num_constant,
+                    arguments.schedules,
                 )
     print(sweep_report.summarize(arguments.out))
     print(f"Rows, table and plot: {arguments.out}")

@@ -58,9 +58,6 @@ def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row
     parser.add_argument("sweep", type=pathlib.Path)
     parser.add_argument("--num-epochs", type=float, required=True)
     parser.add_argument("--optimizers", nargs="+", help="default: all of the sweep")
-    parser.add_argument(
-        "--num-trials", type=int, help="of the sweep to choose among; default: all"
-    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[4, 5])
     parser.add_argument("--data-dir", type=pathlib.Path, default=pathlib.Path("data"))
     parser.add_argument("--out", type=pathlib.Path, help=f"default: <sweep>/{out}")
@@ -69,8 +66,6 @@ def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row
         parser.error(
             f"--seeds must not have {sweep.TUNING_SEED}: settings are chosen by it"
         )
-    if arguments.num_trials is not None and arguments.num_trials < 1:
-        parser.error(f"--num-trials must be positive, got {arguments.num_trials}")
     metrics.git_commit()  # as it is now, not when the runs end
     arguments.out = arguments.out or arguments.sweep / out
     trials = report.load(arguments.sweep / "trials" / "results.jsonl")
@@ -82,7 +77,7 @@ def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row
     choices = {}
     groups = report.group_rows(trials, "optimizer", "num_epochs")
     for (name, num_epochs), rows in groups.items():
-        choice = sweep_choice.chosen(rows[: arguments.num_trials])
+        choice = sweep_choice.chosen(rows)
         if num_epochs != arguments.num_epochs or choice is None:
             continue
         if not arguments.optimizers or name in arguments.optimizers:

@@ -95,18 +95,16 @@ def test_best_trial_is_chosen_among_those_that_finished():
     assert sweep_choice.chosen(rows[:1]) is None
 
 
-def test_trials_with_a_constant_rate_come_after_the_others():
+def test_schedules_in_place_of_those_of_the_space():
     config = dataclasses.replace(BASE, optimizer="muon")
-    plain = list(sweep.trials(config, 8))
-    more = list(sweep.trials(config, 8, num_constant=3))
-    assert more[:8] == plain
-    assert {trial.schedule for trial in plain} == {"reference", "linear", "cosine"}
-    assert more[8:] == [
-        dataclasses.replace(trial, schedule="constant") for trial in plain[:3]
+    usual = list(sweep.trials(config, 8))
+    assert {trial.schedule for trial in usual} == {"reference", "linear", "cosine"}
+    # Nothing else moves.
+    assert list(sweep.trials(config, 8, ["constant"])) == [
+        dataclasses.replace(trial, schedule="constant") for trial in usual
     ]
-    # Others have tried nothing else.
-    config = dataclasses.replace(BASE, optimizer="schedule_free")
-    assert list(sweep.trials(config, 8, 3)) == list(sweep.trials(config, 8))
+    both = sweep.trials(config, 8, ["constant", "linear"])
+    assert {trial.schedule for trial in both} == {"constant", "linear"}
 
 
 def test_sweep_goes_on_where_it_was_and_reads_the_test_set_last(tmp_path, monkeypatch):
@@ -314,6 +312,11 @@ def test_a_folder_is_of_one_study(tmp_path):
         other = dataclasses.replace(config, **{name: ast.literal_eval(value)})
         with pytest.raises(ValueError, match=f"{name} {saved}, this one has {value}"):
             sweep.check_study(other)
+    sweep.check_study(config, [row["config"]["schedule"], "constant"])
+    with pytest.raises(ValueError, match="'reference', this one tries constant: pass"):
+        sweep.check_study(config, ["constant"])
+    # Spaces of others may have other schedules.
+    sweep.check_study(dataclasses.replace(config, optimizer="sgd"), ["constant"])
 
 
 @settings(deadline=None)
