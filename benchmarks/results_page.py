@@ -92,7 +92,7 @@ def several(folder: str) -> str:
         "of the shortest runs were repeated there with two further seeds, and tested. "
         "In percent, in brackets what they have on held-out images, and bold the one "
         "with the highest mean there:\n\n"
-        + sweep_report.best_trials(FOLDER / folder, 3)
+        + sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
     )
 
 
@@ -259,6 +259,29 @@ def sections() -> dict[str, str]:
             "shortest runs above, in twice the epochs. Forty-eight trials each.\n"
             + several("sweep_cifar100_16x16_b16384")
             + fewer_trials("sweep_cifar100_16x16_b16384")
+        ),
+        "CIFAR-100 at 16x16 pixels, a constant learning rate": (
+            command(
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --num-epochs 1 --num-trials 16 --schedules constant \\\n"
+                "    --num-tested 3 --repeat-seeds 4 5 --optimizers nlcg_muon muon "
+                "\\\n    --out benchmarks/results/sweep_cifar100_16x16_constant\n"
+                f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
+                "    --batch-sizes 8192 --num-microbatches 16 --num-trials 16 \\\n"
+                "    --schedules constant --num-tested 3 --repeat-seeds 4 5 \\\n"
+                "    --optimizers nlcg_muon muon \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16_b8192_constant"
+            )
+            + "\nThe sweeps above try three schedules that fall. This is the first "
+            "third of their trials again, with a warm-up and then a constant rate, in "
+            "24 steps of either batch size; chosen and repeated as above, in "
+            "percent:\n\n"
+            + "\n".join(
+                sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
+                for folder in sweep_pairs.CONSTANT_RATE
+            )
+            + "\nBeside the pairs at the top of this page:\n\n"
+            + sweep_pairs.choices(sweep_pairs.CONSTANT_RATE)
         ),
         "Tiny-ImageNet at 16x16 pixels": (
             command(

@@ -17,6 +17,8 @@ SWEEPS = (
     "sweep_cifar100_16x16_vit_b8192",
     "sweep_tiny_imagenet_16x16_b8192",
 )
+# Sweeps of a constant learning rate, which the others did not try.
+CONSTANT_RATE = "sweep_cifar100_16x16_constant", "sweep_cifar100_16x16_b8192_constant"
 # What is compared; of several sweeps of one optimizer, which differ in what they tune,
 # the best.
 PAIRS = (
@@ -83,7 +85,7 @@ def chances() -> str:
     return f"{report.markdown(header, lines)}\n"
 
 
-def choices() -> str:
+def choices(folders: Sequence[str] = SWEEPS) -> str:
     """What other choices among the same trials come to, where the best were repeated.
 
     Test accuracy in percent: of the best trial on held-out images with one seed; of the
@@ -91,7 +93,7 @@ def choices() -> str:
     The one of a pair that `is_ahead` of the other is bold.
     """
     lines, every = [], []
-    for what, number, ours, theirs in repeated():
+    for what, number, ours, theirs in repeated(folders):
         cells = [
             cell
             for one, other in zip(ours, theirs, strict=True)
@@ -104,15 +106,20 @@ def choices() -> str:
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
 
 
-def repeated() -> Iterator[tuple[tuple[str, ...], int, Choices, Choices]]:
+def repeated(
+    folders: Sequence[str] = SWEEPS,
+) -> Iterator[tuple[tuple[str, ...], int, Choices, Choices]]:
     """Where the best trials of `REPEATED` were repeated.
+
+    Args:
+      folders: of sweeps.
 
     Yields:
       What it is, the number of trials, and for either optimizer the tests of its
       choices: the best trial, the one of the best few with the highest mean, and all of
       those.
     """
-    for folder in SWEEPS:
+    for folder in folders:
         out = report.RESULTS / folder
         trials = sweep_choice.trial_groups(out)
         for what, key, _ in _lengths(folder):

@@ -434,6 +434,42 @@ def test_choice_by_several_seeds():
     }
 
 
+def test_a_constant_learning_rate():
+    """As README and docs/choosing.md say: better for both at the larger batch."""
+    falling = {what: pair for what, _, *pair in sweep_pairs.repeated()}
+    leads = {}
+    for what, number, *pair in sweep_pairs.repeated(sweep_pairs.CONSTANT_RATE):
+        _, size, steps = what
+        assert (number, steps) == (16, "24")
+        constant = [sweep_pairs.accuracies(by_mean) for _, by_mean, _ in pair]
+        before = [sweep_pairs.accuracies(by_mean) for _, by_mean, _ in falling[what]]
+        for ours, others in zip(constant, before, strict=True):
+            better = sweep_pairs.is_ahead(ours, others)
+            assert better == (size == "8,192")
+            if better:
+                assert np.mean(ours) - np.mean(others) == pytest.approx(2, abs=0.1)
+            assert np.mean(ours) > np.mean(others)
+        assert sweep_pairs.is_ahead(*constant)
+        leads[size] = np.subtract(*map(np.mean, constant))
+        # The same was best for both.
+        settings = [
+            {
+                name: row["config"][name]
+                for row in by_mean
+                for name in sweep_choice.TUNED
+            }
+            for _, by_mean, _ in pair
+        ]
+        assert settings[0] == settings[1]
+    assert leads == {
+        "2,048": pytest.approx(1.5, abs=0.2),
+        "8,192": pytest.approx(4, abs=0.2),
+    }
+    for folder in sweep_pairs.CONSTANT_RATE:
+        for trials in sweep_choice.trial_groups(RESULTS / folder).values():
+            assert {row["config"]["schedule"] for row in trials} == {"constant"}
+
+
 def test_what_the_paper_protocol_is_missing():
     """As the README says: its test accuracies are of stale statistics, one run each."""
     rows = report.load(readme.ROOT / readme.CIFAR / "results.jsonl")
