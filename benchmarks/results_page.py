@@ -274,14 +274,14 @@ def sections() -> dict[str, str]:
             )
             + "\nThe sweeps above try three schedules that fall. This is the first "
             "third of their trials again, with a warm-up and then a constant rate, in "
-            "24 steps of either batch size; chosen and repeated as above, in "
-            "percent:\n\n"
-            + "\n".join(
-                sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
+            "24 steps of either batch size; chosen and repeated as above, in percent.\n"
+            + "".join(
+                f"\n{download(f'{folder}/table.md', 'The settings')}:\n\n"
+                + sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
                 for folder in sweep_pairs.CONSTANT_RATE
             )
-            + "\nBeside the pairs at the top of this page:\n\n"
-            + sweep_pairs.choices(sweep_pairs.CONSTANT_RATE)
+            + "\nThe choices among these trials, as for the schedules that fall at the "
+            "top of this page:\n\n" + sweep_pairs.choices(sweep_pairs.CONSTANT_RATE)
         ),
         "Tiny-ImageNet at 16x16 pixels": (
             command(
