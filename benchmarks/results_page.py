@@ -280,8 +280,6 @@ def sections() -> dict[str, str]:
                 + sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
                 for folder in sweep_pairs.CONSTANT_RATE
             )
-            + "\nThe choices among these trials, as for the schedules that fall at the "
-            "top of this page:\n\n" + sweep_pairs.choices(sweep_pairs.CONSTANT_RATE)
         ),
         "Tiny-ImageNet at 16x16 pixels": (
             command(

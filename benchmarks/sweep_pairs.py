@@ -85,7 +85,7 @@ def chances() -> str:
     return f"{report.markdown(header, lines)}\n"
 
 
-def choices(folders: Sequence[str] = SWEEPS) -> str:
+def choices() -> str:
     """What other choices among the same trials come to, where the best were repeated.
 
     Test accuracy in percent: of the best trial on held-out images with one seed; of the
@@ -93,7 +93,7 @@ def choices(folders: Sequence[str] = SWEEPS) -> str:
     The one of a pair that `is_ahead` of the other is bold.
     """
     lines, every = [], []
-    for what, number, ours, theirs in repeated(folders):
+    for what, number, ours, theirs in repeated():
         cells = [
             cell
             for one, other in zip(ours, theirs, strict=True)

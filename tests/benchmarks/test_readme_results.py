@@ -452,15 +452,8 @@ def test_a_constant_learning_rate():
         assert sweep_pairs.is_ahead(*constant)
         leads[size] = np.subtract(*map(np.mean, constant))
         # The same was best for both.
-        settings = [
-            {
-                name: row["config"][name]
-                for row in by_mean
-                for name in sweep_choice.TUNED
-            }
-            for _, by_mean, _ in pair
-        ]
-        assert settings[0] == settings[1]
+        ours, theirs = (by_mean[0]["config"] for _, by_mean, _ in pair)
+        assert all(ours[name] == theirs[name] for name in sweep_choice.TUNED)
     assert leads == {
         "2,048": pytest.approx(1.5, abs=0.2),
         "8,192": pytest.approx(4, abs=0.2),
