@@ -20,10 +20,9 @@ import numpy as np
 
 from benchmarks import optimizers, report, sweep, sweep_choice, sweep_report, tuned_runs
 from benchmarks.config import Config
+from benchmarks.tuned_runs import AS_CHOSEN, held_out
 
 Row = dict[str, Any]
-
-AS_CHOSEN = "as chosen"
 
 # Of the steps: the middle of what sweeps try.
 WARMUP = 0.1
@@ -116,7 +115,10 @@ def summarize(rows: dict[str, dict[str, list[Row]]], out: pathlib.Path) -> str:
             of_change.setdefault(change, []).append(float(values.mean()))
     order = sorted(of_change, key=lambda change: np.mean(of_change[change]))
     lines = [
-        (AS_CHOSEN, *(_as_chosen(changes[AS_CHOSEN]) for changes in rows.values())),
+        (
+            AS_CHOSEN,
+            *(held_out(changes[AS_CHOSEN]) for changes in rows.values()),
+        ),
         *(
             (change, *(_cell(changes.get(change)) for changes in by_optimizer.values()))
             for change in order
@@ -131,10 +133,6 @@ def summarize(rows: dict[str, dict[str, list[Row]]], out: pathlib.Path) -> str:
     (out / "table.md").write_text(table)
     _plot(by_optimizer, order, out / "levers.png")
     return table
-
-
-def _as_chosen(rows: list[Row]) -> str:
-    return sweep_report.mean_and_spread([sweep_choice.accuracy(row) for row in rows])
 
 
 def _cell(values: np.ndarray | None) -> str:

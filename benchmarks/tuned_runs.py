@@ -13,6 +13,8 @@ Row = dict[str, Any]
 Settings = dict[str, Any]
 Name = TypeVar("Name", str, int)
 
+AS_CHOSEN = "as chosen"
+
 
 def study(
     description: str, out: str, changes: Callable[[Config], dict[Name, Settings]]
@@ -36,12 +38,14 @@ def study(
                 choice, settings, arguments.seeds, arguments.data_dir, arguments.out
             )
             rows[optimizer][name] = same = list(map(sweep.run_or_recall, runs))
-            accuracy = sweep_report.mean_and_spread(
-                list(map(sweep_choice.accuracy, same))
-            )
             what = ", ".join(f"{field} {value}" for field, value in settings.items())
-            print(f"{optimizer} {what or 'as chosen'}: {accuracy} %", flush=True)
+            print(f"{optimizer} {what or AS_CHOSEN}: {held_out(same)} %", flush=True)
     return rows, arguments.out
+
+
+def held_out(rows: Sequence[Row]) -> str:
+    """Mean and deviation of runs' accuracies on held-out images, in percent."""
+    return sweep_report.mean_and_spread(list(map(sweep_choice.accuracy, rows)))
 
 
 def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row]]:
