@@ -1,4 +1,4 @@
-"""Trains a network: one file, read from top to bottom.
+"""Trains a network, from top to bottom; what it compiles is in `programs.py`.
 
     python -m benchmarks.train --config cifar100_resnet32 --optimizer nlcg
 
@@ -13,28 +13,26 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks import evaluation, inputs, metrics, models, optimizers, schedules
+from benchmarks import (
+    evaluation,
+    inputs,
+    metrics,
+    models,
+    optimizers,
+    programs,
+    schedules,
+)
 from benchmarks.checkpoint import Checkpoints, StopRequest
 from benchmarks.config import Config, named, names
-from benchmarks.training_step import (
-    State,
-    hyperparameters,
-    init_state,
-    make_step,
-    optimizer,
-)
-
-Tree = Any
+from benchmarks.training_step import hyperparameters
 
 EVAL_BATCH = 1000
 
@@ -61,104 +59,6 @@ def choose_devices(config: Config) -> list[Any]:
             f"got {config.num_devices}"
         )
     return devices[: config.num_devices]
-
-
-class Programs(NamedTuple):
-    """Everything that a run compiles.
-
-    Attributes:
-      init: init(hyper) -> initial state.
-      step: a step and what it costs, in gradients of a mini-batch.
-      refresh_step: the same for the steps that estimate the Hessian's diagonal.
-      statistics: see `evaluation.make_statistics`.
-      sums: see `evaluation.evaluate`.
-    """
-
-    init: Callable[..., State]
-    step: tuple[Callable[..., Any], float]
-    refresh_step: tuple[Callable[..., Any], float]
-    statistics: Callable[..., Any]
-    sums: Callable[..., Any]
-
-
-def structure(config: Config) -> Config:
-    """What of a config is part of its programs; the rest has one value for all."""
-    setting = None if config.optimizer_setting is None else 0.0
-    return Config(
-        optimizer_setting=setting,
-        **{
-            name: getattr(config, name)
-            for name in (
-                *("dataset", "model", "image_size", "optimizer", "augment"),
-                *("batch_size", "num_microbatches", "ema_decay"),
-            )
-        },
-    )
-
-
-# Runs that differ in numbers alone, as in a sweep, are compiled once.
-@functools.lru_cache(maxsize=2)
-def compile_programs(
-    config: Config,
-    dtype: str,
-    mesh: Mesh,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    resident_like: Tree,
-    element: Tree,
-) -> Programs:
-    """Compiles what a run needs; nothing here depends on values in the config."""
-    everywhere, shared_out = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-    model = models.build(config.model, num_classes, np.dtype(dtype))
-    hyper = hyperparameters(config, np.float32(0))
-    shape = config.num_microbatches, config.batch_size // config.num_microbatches
-    batch_like = jax.tree.map(lambda x: like(x, shared_out, shape), element)
-
-    def init(hyper):
-        key = jax.random.key(hyper.seed)
-        return init_state(model, optimizer(config, hyper), image_shape, key)
-
-    init = jax.jit(init, out_shardings=everywhere)
-    state_like = jax.tree.map(
-        lambda x: like(x, everywhere), jax.eval_shape(init, hyper)
-    )
-
-    # What a step costs in gradients is counted against one that takes a gradient and
-    # nothing else.
-    nothing = optax.with_extra_args_support(optax.identity())
-    plainest = dataclasses.replace(config, optimizer="sgd")
-    gradient_step = make_step(plainest, model, lambda *_: nothing, mesh)
-    gradient_state = state_like._replace(opt_state=nothing.init({}))
-    arguments = resident_like, batch_like, hyper
-    gradient_flops = metrics.flops(
-        jax.jit(gradient_step).lower(gradient_state, *arguments)
-    )
-
-    def compile_step(estimator: str | None) -> tuple[Callable[..., Any], float]:
-        step = make_step(config, model, optimizer, mesh, estimator)
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-        lowered = jitted.lower(state_like, *arguments)
-        return lowered.compile(), metrics.flops(lowered) / gradient_flops
-
-    estimator = optimizers.ESTIMATORS.get(config.optimizer)
-    plain = compile_step(None)
-    return Programs(
-        init,
-        plain,
-        plain if estimator is None else compile_step(estimator),
-        jax.jit(evaluation.make_statistics(config, model, mesh)),
-        jax.jit(
-            functools.partial(evaluation.evaluate_batch, config, model),
-            out_shardings=everywhere,
-        ),
-    )
-
-
-def like(
-    x: Any, sharding: NamedSharding, more: tuple[int, ...] = ()
-) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array, with `more` axes before its own, and a layout."""
-    return jax.ShapeDtypeStruct((*more, *x.shape), x.dtype, sharding=sharding)
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -231,17 +131,17 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
 
     # ---- Compilation ------------------------------------------------------------
     start = time.perf_counter()
-    programs = compile_programs(
-        structure(config),
+    compiled = programs.compile_programs(
+        programs.structure(config),
         dtype.name,
         mesh,
         source.num_classes,
         source.image_shape,
-        tuple(like(x, everywhere) for x in source.resident),
+        tuple(programs.like(x, everywhere) for x in source.resident),
         source.element,
     )
     hyper = hyperparameters(config, rates[0])
-    state = programs.init(hyper)
+    state = compiled.init(hyper)
     compile_seconds = time.perf_counter() - start
 
     def evaluate(state):
@@ -250,10 +150,10 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
             # As training would go on: on the next mini-batch.
             step = int(state.step)
             following = next_batch(source.batches(step, step + 1))
-            statistics = programs.statistics(state, resident, following, hyper.seed)
+            statistics = compiled.statistics(state, resident, following, hyper.seed)
         eval_batch = -(-EVAL_BATCH // mesh.size) * mesh.size
         batches = map(share_out, source.evaluation_batches(eval_batch))
-        return evaluation.evaluate(programs.sums, state.average, statistics, batches)
+        return evaluation.evaluate(compiled.sums, state.average, statistics, batches)
 
     # ---- Where to begin ---------------------------------------------------------
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
@@ -290,7 +190,7 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
     start = time.perf_counter() - seconds
     for step in range(first_step, total_steps):
         refresh = step % config.refresh_every == 0
-        step_fn, cost = programs.refresh_step if refresh else programs.step
+        step_fn, cost = compiled.refresh_step if refresh else compiled.step
         hyper = hyper._replace(learning_rate=rates[step])
         state, scalars = step_fn(state, resident, next_batch(batches), hyper)
         steps_done = step + 1

@@ -20,6 +20,7 @@ from benchmarks import (
     inputs,
     models,
     optimizers,
+    programs,
     report,
     train,
     training_step,
@@ -355,7 +356,7 @@ def test_runs_that_differ_in_numbers_are_compiled_once(tmp_path):
     config = dataclasses.replace(
         QUICK, optimizer="momentum", batch_size=479, num_epochs=1, out=tmp_path
     )
-    train.compile_programs.cache_clear()
+    programs.compile_programs.cache_clear()
     losses = set()
     for changes in (
         {"learning_rate": 0.1, "optimizer_setting": 0.5},
@@ -370,7 +371,7 @@ def test_runs_that_differ_in_numbers_are_compiled_once(tmp_path):
     ):
         losses.add(train.train(dataclasses.replace(config, **changes))["test_loss"])
     assert len(losses) == 9
-    assert train.compile_programs.cache_info().misses == 1
+    assert programs.compile_programs.cache_info().misses == 1
 
 
 def test_no_setting_of_a_program_is_forgotten():
@@ -386,9 +387,9 @@ def test_no_setting_of_a_program_is_forgotten():
         "num_microbatches": 2,
         "ema_decay": 0.5,
     }
-    default = train.structure(Config())
+    default = programs.structure(Config())
     kept = [
-        k for k, v in others.items() if train.structure(Config(**{k: v})) != default
+        k for k, v in others.items() if programs.structure(Config(**{k: v})) != default
     ]
     # Read between the programs, or given to them beside the config.
     outside = {
