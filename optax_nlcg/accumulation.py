@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_nlcg import arguments
-from optax_nlcg.tree import Tree, scalar_dtype
+from optax_nlcg.tree import Tree, cast_like, scalar_dtype
 
 
 class MultiStepsState(NamedTuple):
@@ -19,8 +19,8 @@ class MultiStepsState(NamedTuple):
         multi_steps: state of :class:`optax.MultiSteps`; ``mini_step`` counts the
             microbatches of the current mini-batch.
         value_sum: sum of their losses, scalar, float32 or wider.
-        num_skipped: number of microbatches left out because their gradient was not
-            finite, int32 scalar.
+        num_skipped: number of microbatches left out because their gradient or their
+            loss was not finite, int32 scalar.
     """
 
     multi_steps: optax.MultiStepsState
@@ -43,9 +43,10 @@ def multi_steps(
         g = \tfrac1k \textstyle\sum_i g_i, \qquad
         f = \tfrac1k \textstyle\sum_i f_i .
 
-    The calls in between return zero updates. A microbatch whose gradient is not finite
-    is left out, as if it had never come, and counted.
+    The calls in between return zero updates. A microbatch whose gradient or loss is not
+    finite is left out, as if it had never come, and counted.
 
+    An argument ``grad`` becomes that of the mini-batch, the conjugate of :math:`g`.
     ``value_fn`` and ``hessian_diagonal`` are handed over as they are: those of a
     mini-batch's last call are used, so they must be the whole mini-batch's. A search
     that evaluates ``value_fn`` does so in every call, and discards all but the last:
@@ -63,8 +64,8 @@ def multi_steps(
 
     Raises:
         TypeError: if an argument is not what it should be.
-        ValueError: if ``every_k`` is less than one; in ``init`` and ``update``, if some
-            parameters are real and others complex.
+        ValueError: if ``every_k`` is less than one; in ``init``, if some parameters are
+            real and others complex; in ``update``, if ``value`` is not a scalar.
 
     Examples:
         >>> import jax.numpy as jnp, optax, optax_nlcg
@@ -84,7 +85,12 @@ def multi_steps(
     if not callable(every_k):
         arguments.check_number("every_k", every_k, low=1, integer=True)
 
-    def accumulator(params: Tree) -> optax.MultiSteps:
+    # Optax calls what is no Python integer.
+    number = every_k if callable(every_k) else lambda _: every_k
+
+    def accumulator(
+        params: Tree, loss_is_finite: bool | jax.Array = True
+    ) -> optax.MultiSteps:
         kinds = {jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)}
         if len(kinds) > 1:
             raise ValueError(
@@ -97,8 +103,14 @@ def multi_steps(
             # Each dtype by itself: of weakly typed float64 float32 would remain.
             dtypes = map(jnp.result_type, jax.tree.leaves(params))
             options["accumulator_dtype"] = jnp.result_type(jnp.float32, *dtypes)
+
+        def left_out(*step: Any) -> tuple[Any, Any]:
+            skip, state = optax.skip_not_finite(*step)
+            skip |= jnp.logical_not(loss_is_finite)
+            return skip, state | {"should_skip": skip}
+
         return optax.MultiSteps(
-            optimizer, every_k, should_skip_update_fn=optax.skip_not_finite, **options
+            optimizer, number, should_skip_update_fn=left_out, **options
         )
 
     def init(params: Tree) -> MultiStepsState:
@@ -117,11 +129,16 @@ def multi_steps(
         **extra_args: Any,
     ) -> tuple[Tree, MultiStepsState]:
         count, value_sum = state.multi_steps.mini_step, state.value_sum
+        sums = state.multi_steps.acc_grads
+        if extra_args.get("grad") is not None:
+            mean = jax.tree.map(lambda a, g: a + (g - a) / (count + 1), sums, updates)
+            extra_args["grad"] = jax.tree.map(jnp.conj, cast_like(mean, updates))
         if value is not None:
+            arguments.check_loss("multi_steps", value)
             total = jnp.where(count == 0, 0, value_sum) + value
             value_sum = total.astype(value_sum.dtype)
             extra_args["value"] = value_sum / (count + 1).astype(value_sum.dtype)
-        inner = accumulator(updates)
+        inner = accumulator(sums, arguments.loss_is_finite({"value": value}))
         updates, new = inner.update(updates, state.multi_steps, params, **extra_args)
         left_out = cast(dict, new.skip_state)["should_skip"]
         value_sum = jnp.where(left_out, state.value_sum, value_sum)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import optax_nlcg
+from optax_nlcg.flax import TrainState
 
 NUM_MICROBATCHES = 4
 NUM_STEPS = 12
@@ -49,8 +50,8 @@ def whole(optimizer):
     return params, state
 
 
-def in_parts(optimizer, spoil=None):
-    """Trains on microbatches; `spoil` turns a call's gradient into another one."""
+def in_parts(optimizer, spoil=None, bad=(jnp.nan, jnp.nan)):
+    """Trains on microbatches; one more, of a bad gradient and loss, before `spoil`."""
     params, state = PARAMS, optimizer.init(PARAMS)
     parts = FEATURES.reshape(4, 8, 5), TARGETS.reshape(4, 8)
 
@@ -62,13 +63,45 @@ def in_parts(optimizer, spoil=None):
 
     for i in range(NUM_STEPS * NUM_MICROBATCHES):
         if spoil == i:
-            bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
-            updates, state = optimizer.update(bad, state, params, value=jnp.nan)
+            of_gradient, value = bad
+            grads = optax.tree.full_like(params, of_gradient)
+            updates, state = optimizer.update(grads, state, params, value=value)
             params = optax.apply_updates(params, updates)
         # Another one is the last of each mini-batch.
         which = (i + i // NUM_MICROBATCHES) % NUM_MICROBATCHES
         params, state = step(params, state, *(x[which] for x in parts))
     return params, state
+
+
+SEARCHES = {
+    "nonlinear_cg": optax_nlcg.nonlinear_cg,
+    "curvature": lambda: optax_nlcg.nlcg(
+        1.0, line_search=optax_nlcg.scale_by_curvature_line_search(3, decay=0.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("order", [range(4), range(3, -1, -1)])
+def test_a_search_is_given_the_gradient_of_the_mini_batch(name, order):
+    """Whatever the order: nobody passes it here, the training state does."""
+    parts = FEATURES.reshape(4, 8, 5), TARGETS.reshape(4, 8)
+
+    def train(optimizer, batches, num_steps=4):
+        state = TrainState.create(apply_fn=None, params=PARAMS, tx=optimizer)
+        for features, targets in num_steps * batches:
+            value, grads = jax.value_and_grad(loss_fn)(state.params, features, targets)
+            state = state.apply_gradients(
+                grads=grads,
+                value=value,
+                value_fn=lambda p: loss_fn(p, FEATURES, TARGETS),
+            )
+        return state.params
+
+    expected = train(SEARCHES[name](), [(FEATURES, TARGETS)])
+    optimizer = optax_nlcg.multi_steps(SEARCHES[name](), NUM_MICROBATCHES)
+    params = train(optimizer, [tuple(x[i] for x in parts) for i in order])
+    assert_close(params, expected)
 
 
 def assert_close(a, b):
@@ -134,16 +167,48 @@ def test_a_loss_wider_than_the_parameters_leaves_the_types_of_the_state():
         assert got == want
 
 
+@pytest.mark.parametrize("make", [lambda: optax.sgd(0.1), lambda: optax_nlcg.nlcg(0.1)])
+@pytest.mark.parametrize("of_params", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("of_gradient", ["bfloat16", "float32", "float64"])
+def test_gradients_of_another_dtype(x64, make, of_params, of_gradient):
+    params, gradient = jnp.zeros(3, of_params), jnp.ones(3, of_gradient)
+    optimizer = optax_nlcg.multi_steps(make(), 2)
+    state = optimizer.init(params)
+    for _ in range(4):
+        updates, state = optimizer.update(gradient, state, params, value=1.0)
+        params = optax.apply_updates(params, updates)
+    assert params.dtype == of_params
+    assert (params < 0).all()
+
+
+@pytest.mark.parametrize("every_k", [2, np.int64(2), np.array(2), jnp.array(2)])
+def test_integers_of_all_kinds(every_k):
+    optimizer = optax_nlcg.multi_steps(optax.sgd(1.0), every_k)
+    state = optimizer.init(jnp.zeros(3))
+    _, state = optimizer.update(jnp.ones(3), state)
+    updates, _ = optimizer.update(jnp.ones(3), state)
+    np.testing.assert_array_equal(updates, -1.0)
+
+
+def test_a_loss_that_is_no_scalar_is_refused():
+    optimizer, x = optax_nlcg.multi_steps(optax.sgd(1.0), 2), jnp.zeros(3)
+    state = optimizer.init(x)
+    with pytest.raises(ValueError, match=r"`value`.* as a scalar"):
+        optimizer.update(x, state, value=jnp.ones(1))
+
+
 def test_real_and_complex_parameters_cannot_be_mixed():
     mixed = {"a": jnp.zeros(2), "z": jnp.zeros(2, jnp.complex64)}
     with pytest.raises(ValueError, match="all real or all complex"):
         optax_nlcg.multi_steps(optax.sgd(1.0), 4).init(mixed)
 
 
+@pytest.mark.parametrize("bad", [(jnp.nan, jnp.nan), (jnp.nan, 1.0), (1.0, jnp.nan)])
 @pytest.mark.parametrize("spoil", [0, 6, 7])
-def test_microbatch_that_is_not_finite_is_left_out(spoil):
+def test_microbatch_that_is_not_finite_is_left_out(spoil, bad):
     optimizer = optax_nlcg.multi_steps(OPTIMIZERS["step"](), NUM_MICROBATCHES)
-    params, state = in_parts(optimizer, spoil)
+    params, state = in_parts(optimizer, spoil, bad)
+    assert state.num_skipped == 1
     expected, expected_state = in_parts(optimizer)
     assert_close(params, expected)
     assert state.multi_steps.gradient_step == NUM_STEPS
