@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from optax_nlcg import arguments, tree
+from optax_nlcg.moving_average import newest_weight
 from optax_nlcg.tree import Tree
 
 # Never zero: a step of length zero would give the next batch nothing to judge.
@@ -216,10 +217,7 @@ def scale_by_curvature_line_search(
         length = jnp.sqrt(safe_uu)
         slope = gu / length
 
-        # The weight for which the average needs no correction for its start.
-        number = jnp.asarray(state.count // update_every + 1, dtype)
-        weight = (1 - decay) / (1 - jnp.asarray(decay, dtype) ** number)
-        weight = weight.astype(dtype)
+        weight = newest_weight(decay, state.count // update_every + 1, dtype)
         kappa = uhu / safe_uu
         average = state.curvature + weight * (jnp.abs(kappa) - state.curvature)
         curvature = jnp.where(due, average, state.curvature)

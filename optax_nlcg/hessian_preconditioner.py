@@ -9,6 +9,7 @@ import optax
 from optax_nlcg import arguments, shards, tree
 from optax_nlcg._preconditioner import Preconditioner
 from optax_nlcg.curvature import METHODS, hessian_diagonal
+from optax_nlcg.moving_average import newest_weight
 from optax_nlcg.tree import Tree
 
 _ABSENT: Any = object()
@@ -22,8 +23,8 @@ class HessianDiagonalState(NamedTuple):
     Attributes:
         count: number of steps, int32 scalar.
         num_refreshes: number of diagonals that entered the average, int32 scalar.
-        num_skipped: number of gradients and of diagonals that were not finite, int32
-            scalar.
+        num_skipped: number of gradients that were not finite and of diagonals left
+            out, int32 scalar.
         average: average of the diagonals, like the parameters, in units of the
             curvature; a complex leaf holds the entry of the real part in its real part
             and that of the imaginary part in its imaginary part.
@@ -92,8 +93,9 @@ def scale_by_hessian_diagonal(
     that use the change of the gradient, such as Polak-Ribiere and Hager-Zhang, recover
     by themselves.
 
-    An estimate that is not finite is dropped and counted; a gradient that is not finite
-    gives a zero update.
+    An estimate is left out and counted if it is not finite, or the gradient or the loss
+    (``value``, if given) of its step is not; a gradient that is not finite gives a zero
+    update.
 
     Args:
         estimator: ``"hutchinson"``, ``"gauss_newton_bartlett"`` (``value_fn`` then
@@ -185,30 +187,33 @@ def scale_by_hessian_diagonal(
             p = p * safe_mean**-power
         return jnp.where(mean > 0, p, 1).astype(mean.dtype)
 
-    def average_in(state: HessianDiagonalState, diagonal: Tree) -> HessianDiagonalState:
+    def average_in(
+        state: HessianDiagonalState,
+        diagonal: Tree,
+        gradient: Tree,
+        loss_is_finite: bool | jax.Array,
+    ) -> HessianDiagonalState:
         dtype = state.curvature_mean.dtype
         num_refreshes = optax.safe_increment(state.num_refreshes)
-        # The weight for which the average needs no correction for its start.
-        number = jnp.asarray(num_refreshes, dtype)
-        weight = (1 - decay) / (1 - jnp.asarray(decay, dtype) ** number)
+        weight = newest_weight(decay, num_refreshes, dtype)
 
         def blend(old, new):
             old, new = old.astype(dtype), jnp.asarray(new).astype(dtype)
+            spatial = tuple(range(new.ndim - 2)) if new.ndim >= 4 else ()
+            axes = spatial if average_spatial else ()
             if averaging == "row_norm":
-                squares = (1 - weight) * old**2 + weight * spatial_mean(new**2)
-                return jnp.sqrt(squares)
-            return (1 - weight) * old + weight * spatial_mean(new)
-
-        def spatial_mean(new):
-            if not (average_spatial and new.ndim >= 4):
-                return new
-            return jnp.mean(new, axis=tuple(range(new.ndim - 2)), keepdims=True)
+                # Never a square by itself: it need not fit where the curvature does.
+                parts = jnp.sqrt(1 - weight) * old, jnp.sqrt(weight) * _rms(new, axes)
+                return jnp.hypot(*parts)
+            return (1 - weight) * old + weight * jnp.mean(new, axes, keepdims=True)
 
         average = tree.map_components(blend, state.average, diagonal)
         average = tree.cast_like(average, state.average)
         sizes = jax.tree.map(lambda d: jnp.abs(_components(d).astype(dtype)), average)
-        size = max(1, tree.size(average))
-        mean = tree.add_leaves([jax.tree.map(jnp.sum, sizes)], dtype)[0] / size
+        size = float(max(1, tree.size(average)))  # integers stop at 2^31
+        bad = jax.tree.map(lambda g: jnp.sum(~jnp.isfinite(g), dtype=dtype), gradient)
+        total, num_bad = tree.add_leaves([jax.tree.map(jnp.sum, sizes), bad], dtype)
+        mean = total / size
         # P falls with the curvature: its extremes need no pass of their own.
         greatest, least = tree.greatest_leaves(
             [
@@ -229,7 +234,8 @@ def scale_by_hessian_diagonal(
         skipped_state = state._replace(
             num_skipped=optax.safe_increment(state.num_skipped)
         )
-        return tree.select(jnp.isfinite(mean), new_state, skipped_state)
+        usable = jnp.isfinite(mean) & (num_bad == 0) & loss_is_finite
+        return tree.select(usable, new_state, skipped_state)
 
     def update_fn(
         updates: Tree,
@@ -238,26 +244,26 @@ def scale_by_hessian_diagonal(
         *,
         value_fn: Any = None,
         hessian_diagonal: Tree = _ABSENT,
-        refresh: bool = True,
-        mask: bool = True,
+        _refresh: bool = True,
+        _mask: bool = True,
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
-        del extra_args
         tree.check_match(updates, state.average, stage=stage)
-        if not refresh:
+        if not _refresh:
             return apply(updates, state, params), state
+        step = updates, arguments.loss_is_finite(extra_args)
         if hessian_diagonal is _ABSENT:
             if estimator is not None and value_fn is not None:
-                state = refresh_when_due(state, params, value_fn, estimator)
+                state = refresh_when_due(state, params, value_fn, estimator, *step)
         elif hessian_diagonal is not None:
             tree.check_match(
                 hessian_diagonal, state.average, stage=stage, name="hessian_diagonal"
             )
-            state = average_in(state, hessian_diagonal)
+            state = average_in(state, hessian_diagonal, *step)
 
         state = state._replace(count=optax.safe_increment(state.count))
         z = apply(updates, state, params)
-        if mask:
+        if _mask:
             (gz,) = tree.inner_products([(updates, z)], state.curvature_mean.dtype)
             z, state = tree.skip_unless(jnp.isfinite(gz), z, state, state)
         return z, state
@@ -269,7 +275,7 @@ def scale_by_hessian_diagonal(
         )
         return tree.cast_like(z, updates if params is None else params)
 
-    def refresh_when_due(state, params, value_fn, method):
+    def refresh_when_due(state, params, value_fn, method, *step):
         if shards.are_split():
             raise ValueError(
                 f"{stage} inside `over_shards` makes no estimates itself: pass "
@@ -290,12 +296,21 @@ def scale_by_hessian_diagonal(
             diagonal = hessian_diagonal(
                 value_fn, params, key, method=method, num_probes=num_probes
             )
-            return average_in(state, diagonal)
+            return average_in(state, diagonal, *step)
 
         due = state.count % update_every == 0
         return jax.lax.cond(due, refresh, lambda state: state, state)
 
     return Preconditioner(init_fn, update_fn)
+
+
+def _rms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Root mean square over axes, which are kept."""
+    if not axes:
+        return jnp.abs(x)
+    greatest = jnp.max(jnp.abs(x), axes, keepdims=True)
+    relative = x / jnp.where(greatest > 0, greatest, 1)
+    return greatest * jnp.sqrt(jnp.mean(relative**2, axes, keepdims=True))
 
 
 def _components(x: jax.Array) -> jax.Array:

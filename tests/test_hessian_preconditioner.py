@@ -196,11 +196,11 @@ def test_applies_its_matrix_without_a_refresh():
     x, d = jnp.ones(4), jnp.asarray([1.0, 2.0, 4.0, 1.0])
     _, state = tx.update(x, tx.init(x), x, hessian_diagonal=d)
     v = jnp.asarray([1.0, np.nan, 3.0, np.inf])
-    z, same = tx.update(v, state, x, hessian_diagonal=3 * d, refresh=False)
+    z, same = tx.update(v, state, x, hessian_diagonal=3 * d, _refresh=False)
     assert same is state
     np.testing.assert_allclose(z, v / (d / 2), rtol=1e-6)
     # Nor is it looked whether the gradient is finite, unless that is asked for.
-    z, state = tx.update(v, state, x, hessian_diagonal=None, mask=False)
+    z, state = tx.update(v, state, x, hessian_diagonal=None, _mask=False)
     np.testing.assert_allclose(z, v / (d / 2), rtol=1e-6)
     assert state.num_skipped == 0
     z, state = tx.update(v, state, x, hessian_diagonal=None)
@@ -234,6 +234,62 @@ def test_a_diagonal_that_is_not_finite_is_dropped_and_counted(bad, averaging):
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(state.average, want_state.average)
     assert (state.num_skipped, state.num_refreshes) == (1, 2)
+
+
+@pytest.mark.parametrize("bad", ["gradient", "loss"])
+@pytest.mark.parametrize("around", [lambda tx: tx, optax_nlcg.nlcg])
+def test_a_diagonal_of_a_step_that_is_skipped_is_left_out(around, bad):
+    tx = optax_nlcg.scale_by_hessian_diagonal()
+    tx = tx if around is not optax_nlcg.nlcg else around(0.1, preconditioner=tx)
+    x = jnp.ones(3)
+    _, state = tx.update(
+        x, tx.init(x), x, value=1.0, hessian_diagonal=jnp.array([1.0, 2.0, 4.0])
+    )
+    average, skipped = (
+        optax.tree.get(state, "HessianDiagonalState").average,
+        optax.tree.get(state, "HessianDiagonalState").num_skipped,
+    )
+    gradient = x.at[1].set(jnp.nan) if bad == "gradient" else x
+    value = jnp.inf if bad == "loss" else 1.0
+    _, state = tx.update(
+        gradient, state, x, value=value, hessian_diagonal=jnp.full(3, 1e10)
+    )
+    after = optax.tree.get(state, "HessianDiagonalState")
+    np.testing.assert_array_equal(after.average, average)
+    assert after.num_refreshes == 1
+    assert after.num_skipped > skipped
+
+
+def test_a_decay_that_float32_takes_for_one():
+    tx = optax_nlcg.scale_by_hessian_diagonal(decay=1 - 1e-8, averaging="signed")
+    _, state = feed(tx, [jnp.array([1.0, 3.0]), jnp.array([3.0, 3.0])], jnp.zeros(2))
+    np.testing.assert_allclose(state.average, [2.0, 3.0], rtol=1e-6)
+
+
+def test_more_parameters_than_an_integer_counts():
+    params = jax.ShapeDtypeStruct((2**30, 9), jnp.bfloat16)
+    tx = optax_nlcg.scale_by_hessian_diagonal()
+
+    def step(params):
+        return tx.update(params, tx.init(params), params, hessian_diagonal=params)
+
+    assert jax.eval_shape(step, params)[0].shape == params.shape
+
+
+@pytest.mark.parametrize("averaging", ["signed", "row_norm"])
+@pytest.mark.parametrize("average_spatial", [False, True])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_curvature_whose_square_does_not_fit(averaging, average_spatial, scale):
+    rng = np.random.default_rng(8)
+    diagonals = jnp.asarray(rng.normal(size=(3, 2, 2, 3, 4)), jnp.float32)
+    tx = optax_nlcg.scale_by_hessian_diagonal(
+        averaging=averaging, average_spatial=average_spatial
+    )
+    want, state = feed(tx, diagonals, diagonals[0])
+    got, of_scaled = feed(tx, scale * diagonals, diagonals[0])
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_allclose(of_scaled.average / scale, state.average, rtol=1e-5)
+    assert of_scaled.num_refreshes == 3
 
 
 @pytest.mark.parametrize("averaging", ["signed", "row_norm"])
