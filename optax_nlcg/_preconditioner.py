@@ -12,12 +12,13 @@ class Preconditioner(optax.GradientTransformationExtraArgs):
 
     Attributes:
         init: as in Optax: makes a state from parameters.
-        update: as in Optax, with two more arguments. ``refresh=False``: apply the
+        update: as in Optax, with two more arguments, named so that no other argument
+            of a training loop is taken for them. ``_refresh=False``: apply the
             :math:`P` of the state to ``updates`` and learn nothing; the state is
-            returned as it is. ``mask=False``: do not look whether the gradient is
+            returned as it is. ``_mask=False``: do not look whether the gradient is
             finite in order to return zeros; the caller looks at :math:`g'z` and skips
-            the step. With either, no gradient that is not finite may enter the state,
-            for the caller does not restore it.
+            the step. With either, nothing of a step whose gradient or loss is not
+            finite may enter the state, for the caller does not restore it.
 
     Examples:
         >>> import jax.numpy as jnp, optax_nlcg
@@ -28,7 +29,7 @@ class Preconditioner(optax.GradientTransformationExtraArgs):
         >>> x = jnp.ones(4)
         >>> d = jnp.array([1., 1., 2., 4.])
         >>> _, state = tx.update(x, tx.init(x), x, hessian_diagonal=d)
-        >>> z, _ = tx.update(d, state, x, refresh=False)
+        >>> z, _ = tx.update(d, state, x, _refresh=False)
         >>> print(z)  # d over d / mean(d)
         [2. 2. 2. 2.]
     """

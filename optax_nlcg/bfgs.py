@@ -105,8 +105,8 @@ def scale_by_diagonal_bfgs(
         state: Tree,
         params: Tree = None,
         *,
-        refresh: bool = True,
-        mask: bool = True,
+        _refresh: bool = True,
+        _mask: bool = True,
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
         arguments.require_params(stage, params)
@@ -116,12 +116,14 @@ def scale_by_diagonal_bfgs(
             z = tree.map_components(lambda g, h: g / (h + eps), updates, diagonal)
             return tree.cast_like(z, params)
 
-        if not refresh:
+        if not _refresh:
             return divide(state.diagonal), state
 
         def differences(state):
             s = jax.tree.map(jnp.subtract, params, state.previous_params)
-            y = jax.tree.map(jnp.subtract, updates, state.previous_gradient)
+            # Both rounded alike, or y would be rounding where the gradient is wider.
+            seen = tree.cast_like(updates, state.previous_gradient)
+            y = jax.tree.map(jnp.subtract, seen, state.previous_gradient)
             return s, y, tree.map_components(jnp.multiply, state.diagonal, s)
 
         s, y, hs = differences(state)
@@ -164,6 +166,6 @@ def scale_by_diagonal_bfgs(
         masked, new_state = tree.skip_unless(
             finite, z, new_state, state._replace(diagonal=None)
         )
-        return masked if mask else z, new_state._replace(diagonal=diagonal)
+        return masked if _mask else z, new_state._replace(diagonal=diagonal)
 
     return Preconditioner(init_fn, update_fn)

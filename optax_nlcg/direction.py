@@ -139,7 +139,9 @@ def scale_by_conjugate_direction(
         )
     if accumulator_dtype is not None:
         arguments.check_real_dtype("accumulator_dtype", accumulator_dtype)
-    keeps_gradient = rule.needs_previous_gradient or restart_threshold is not None
+    keeps_gradient = restart_threshold is not None or (
+        rule.needs_previous_gradient or rule.needs_preconditioned_difference
+    )
 
     def buffer(leaf: jax.Array) -> jax.Array:
         dtype = accumulator_dtype
@@ -169,23 +171,23 @@ def scale_by_conjugate_direction(
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
         tree.check_match(updates, state.direction, stage=stage)
-        # Whether all is finite will show in g'z. An unknown argument may have a name of
-        # these.
-        options = {"refresh": True, "mask": False} if keeps_finite else {}
-        first = extra_args | options
+        # Whether all is finite will show in g'z.
+        first = extra_args | ({"_mask": False} if keeps_finite else {})
         z, preconditioner_state = precondition.update(
             updates, state.preconditioner, params, **first
         )
 
         pairs = {"gz": (updates, z), "gp": (updates, state.direction)}
         if keeps_gradient:
-            y = jax.tree.map(jnp.subtract, updates, state.previous_gradient)
+            # Both rounded alike, or y would be rounding where the gradient is wider.
+            seen = tree.cast_like(updates, state.previous_gradient)
+            y = jax.tree.map(jnp.subtract, seen, state.previous_gradient)
             pairs |= {"yp": (y, state.direction), "yz": (y, z)}
             if rule.needs_preconditioned_difference:
                 # The same P once more, so: the state after its update, and no
                 # news of the curvature that would change it.
                 again = first | {"hessian_diagonal": None}
-                again |= {"refresh": False} if keeps_finite else {}
+                again |= {"_refresh": False} if keeps_finite else {}
                 py, _ = precondition.update(y, preconditioner_state, params, **again)
                 pairs["ypy"] = (y, py)
         dtype = state.gz.dtype

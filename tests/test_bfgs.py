@@ -73,7 +73,7 @@ def test_applies_its_matrix_without_a_refresh():
     tx = optax_nlcg.scale_by_diagonal_bfgs()
     _, state = run(tx, params, gradients)
     v = jnp.asarray([1.0, np.nan, 3.0, np.inf, 5.0])
-    z, same = tx.update(v, state, params[-1], refresh=False, mask=False)
+    z, same = tx.update(v, state, params[-1], _refresh=False, _mask=False)
     assert same is state
     np.testing.assert_allclose(z, v / (state.diagonal + 1e-8), rtol=1e-6)
 
@@ -102,6 +102,16 @@ def test_an_entry_by_which_the_gradient_overflows_starts_anew(dtype, eps):
     z, state = tx.update(g, state, x)
     np.testing.assert_array_equal(z, jnp.array([0.25, -0.25], dtype))
     np.testing.assert_array_equal(state.diagonal, jnp.array([2.0, 4.0], dtype))
+
+
+def test_a_gradient_wider_than_the_parameters_has_no_curvature_by_rounding():
+    rng = np.random.default_rng(6)
+    params = jnp.asarray(rng.normal(size=(4, 64)), jnp.bfloat16)
+    gradient = jnp.asarray(rng.normal(size=64), jnp.float32)
+    for scale in (0.1, 10.0):  # steps along either sign: y's would have both
+        tx = optax_nlcg.scale_by_diagonal_bfgs()
+        _, state = run(tx, scale * params, [gradient] * 4)
+        np.testing.assert_array_equal(state.diagonal, 1.0)
 
 
 def test_complex_is_two_reals():

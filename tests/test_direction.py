@@ -310,15 +310,49 @@ def test_an_overflowed_direction_is_forgotten():
     assert state.beta == 0
 
 
+@pytest.mark.parametrize("way", ["alone", "in the direction", "chained in it"])
 @pytest.mark.parametrize(
     "make", [optax_nlcg.scale_by_diagonal_bfgs, optax_nlcg.scale_by_hessian_diagonal]
 )
-def test_unknown_arguments_do_not_reach_the_preconditioner(make):
-    """Whatever their names: these are what the direction asks a preconditioner for."""
-    tx, x = optax_nlcg.scale_by_conjugate_direction(make()), jnp.ones(3)
-    want = tx.update(x, tx.init(x), x)
-    got = tx.update(x, tx.init(x), x, refresh=False, mask=jnp.zeros(5))
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+def test_unknown_arguments_are_ignored(make, way):
+    """Whatever their names: a batch often has a mask."""
+    direction = optax_nlcg.scale_by_conjugate_direction
+    tx = {
+        "alone": make,
+        "in the direction": lambda: direction(make()),
+        "chained in it": lambda: direction(optax.chain(make())),
+    }[way]()
+    x = jnp.ones(3)
+    for g in (x, jnp.full(3, jnp.nan)):
+        want = tx.update(g, tx.init(x), x)
+        got = tx.update(g, tx.init(x), x, refresh=False, mask=jnp.zeros(5))
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+        assert np.isfinite(got[0]).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_gradient_wider_than_the_parameters_has_no_curvature_by_rounding(rule):
+    params = jnp.ones(64, jnp.bfloat16)
+    wide = jnp.asarray(np.random.default_rng(18).normal(size=64), jnp.float32)
+    tx, betas = optax_nlcg.scale_by_conjugate_direction(beta_rule=rule), []
+    for g in (wide, wide.astype(jnp.bfloat16)):
+        state = tx.init(params)
+        for _ in range(3):  # the same gradient: of all rules that look at y, y = 0
+            _, state = tx.update(g, state, params)
+        betas.append(state.beta)
+    np.testing.assert_allclose(*betas, atol=0.02)
+
+
+def test_a_rule_of_ones_own_gets_what_it_asks_for():
+    seen = []
+    rule = optax_nlcg.BetaRule(
+        lambda p: seen.append(p.ypy) or 0 * p.gz, needs_preconditioned_difference=True
+    )
+    tx = optax_nlcg.scale_by_conjugate_direction(optax.scale(0.5), rule)
+    state = tx.init(jnp.zeros(2))
+    for g in ([1.0, 0.0], [0.0, 2.0]):
+        _, state = tx.update(jnp.array(g), state)
+    assert seen == [0.5, 2.5]
 
 
 def test_the_order_of_the_arguments_is_kept():
