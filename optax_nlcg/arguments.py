@@ -39,6 +39,8 @@ def check_number(
     """
     if isinstance(value, jax.Array):
         return
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]  # of a state that was read from a file
     kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     kind = "an integer" if integer else "a number"
     if isinstance(value, bool) or not isinstance(value, kinds):

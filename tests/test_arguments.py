@@ -415,6 +415,20 @@ def test_wide_numbers_widen_no_state(x64, function, argument):
     assert new == old
 
 
+def test_numbers_of_a_state_that_was_read_from_a_file():
+    """NumPy has them as arrays without axes; those are checked like others."""
+    tx = optax.inject_hyperparams(optax_nlcg.scale_by_step_line_search)()
+    x = jnp.ones(3)
+    state = jax.tree.map(np.asarray, tx.init(x))
+    updates, _ = tx.update(x, state, x, value=1.0)
+    np.testing.assert_array_equal(updates, 1.0)
+    optax_nlcg.nlcg(np.array(0.1))
+    with pytest.raises(ValueError, match=r"`learning_rate` .* got"):
+        optax_nlcg.nlcg(np.array(-0.1))
+    with pytest.raises(TypeError, match="`period` must be an integer"):
+        optax_nlcg.scale_by_step_line_search(np.array(5.0))
+
+
 def test_no_argument_is_forgotten():
     public = [
         getattr(module, name)
