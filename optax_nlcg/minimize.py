@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optax_nlcg import arguments, solver_loop
@@ -20,7 +21,7 @@ _MESSAGES = {
     Status.MAX_EVALUATIONS: "not converged: `max_evaluations` reached",
     Status.STALLED: (
         "not converged: no further progress is possible in this precision; use a wider "
-        "dtype or a larger `tol`"
+        "dtype or a larger `tol`, unless the function has no minimum or a kink there"
     ),
     Status.NOT_FINITE: "not converged: the value or its gradient is not finite",
 }
@@ -82,8 +83,12 @@ def minimize(
     The solution can be differentiated with respect to ``args`` and to arrays that
     ``fun`` closes over, in forward and reverse mode, by the implicit function theorem:
     linear conjugate gradients solve one system with the Hessian at the solution. That
-    needs a strict minimum and a tight ``tol``. It does not depend on the starting
-    point, so that derivative is zero.
+    needs a strict minimum and a tight ``tol``; derivatives are NaN where the system is
+    not solved. The solution does not depend on the starting point, so that derivative
+    is zero.
+
+    Squares of gradients must fit the dtype: in float32, where gradients are above 1e19
+    or below 1e-19, scale ``fun``.
 
     Complex parameters are taken as their real and imaginary parts, and so are their
     gradients.
@@ -154,8 +159,8 @@ def minimize(
             parts,
             optax.with_extra_args_support(solver),
             tol,
-            max_steps,
-            max_evaluations,
+            None if max_steps is None else _as_int32(max_steps),
+            _as_int32(max_evaluations),
             callback,
             record_history,
         )
@@ -177,6 +182,12 @@ def minimize(
         aux=aux,
         history=loop.history,
     )
+
+
+def _as_int32(limit: Any) -> Any:
+    """A limit beyond what the counters can reach is none."""
+    most = np.iinfo(np.int32).max
+    return limit if isinstance(limit, jax.Array) else min(limit, most)
 
 
 def _check_function(fun, params, args, has_aux) -> None:

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ class Status(enum.IntEnum):
         MAX_STEPS: the limit of steps was reached.
         MAX_EVALUATIONS: the limit of evaluations was reached.
         STALLED: steps brought no lower value and no smaller gradient any more: the
-            precision of the arithmetic is exhausted.
+            precision of the arithmetic is exhausted, or the function has no minimum or
+            is not smooth there.
         NOT_FINITE: the value or the gradient at the starting point is not finite, or
             became so with a solver that does not prevent it.
     """
@@ -37,6 +38,8 @@ class Status(enum.IntEnum):
 
 class History(NamedTuple):
     """Progress by step; entries after the last step are NaN (evaluations: 0).
+
+    So the option ``jax_debug_nans`` does not go with it.
 
     Attributes:
         value: values; entry 0 is the start, entry k that after k steps. As long as
@@ -155,8 +158,7 @@ def run(
         num_steps = loop.num_steps + 1
         num_evaluations = loop.num_evaluations + cost
 
-        # A solver that stands still forgets what it has learnt; once more, it is done.
-        # (Small updates can be lost in the addition, so it is the sum that tells.)
+        # Small updates can be lost in the addition, so it is the sum that tells.
         pairs = zip(jax.tree.leaves(at), jax.tree.leaves(now.params), strict=True)
         moved = jnp.any(jnp.array([jnp.any(a != b) for a, b in pairs], bool))
         progress = current.value < loop.least_value
@@ -165,7 +167,12 @@ def run(
         change = jnp.abs(current.value - now.value)
         progress |= change > 100 * jnp.finfo(dtype).eps * jnp.abs(now.value)
         idle = jnp.where(progress, 0, loop.idle + 1)
-        stuck = (~moved & loop.restarted) | (idle >= _PATIENCE)
+        stuck = idle >= _PATIENCE
+        # A search that stands still forgets what it has learnt; once more, it is done.
+        # Without one it may be the schedule's warm-up, and time will tell.
+        if _search(optimizer) is not None:
+            stuck |= ~moved & loop.restarted
+            optimizer = tree.select(moved, optimizer, solver.init(at))
         status = status_of(
             current,
             jnp.where(stuck, Status.STALLED, Status.RUNNING),
@@ -191,7 +198,7 @@ def run(
             best_grad_norm=jnp.where(keep, current.grad_norm, loop.best_grad_norm),
             least_value=least_value,
             least_grad_norm=jnp.fmin(current.grad_norm, loop.least_grad_norm),
-            optimizer=tree.select(moved, optimizer, solver.init(at)),
+            optimizer=optimizer,
             restarted=~moved,
             idle=idle,
             num_steps=num_steps,
@@ -234,25 +241,35 @@ def _evaluate_after(
 ) -> tuple[jax.Array, Tree, jax.Array]:
     """Value and gradient after a step, and all evaluations that the step has cost.
 
-    A search that ended there knows both. The states are told apart by their type: field
-    names can occur in the parameters as well.
+    A search that ended there knows both, unless what follows it in the chain has moved
+    on.
+    """
+    search, last = _search(optimizer), optimizer
+    while type(last) is tuple and last:
+        last = last[-1]
+    cost = 0
+    if isinstance(search, HagerZhangLineSearchState):
+        cost = search.num_evaluations
+    elif isinstance(search, optax.ScaleByZoomLinesearchState):
+        cost = 2 * search.info.num_linesearch_steps
+    elif search is not None:
+        cost = search.info.num_linesearch_steps
+    cost = jnp.asarray(cost, jnp.int32)
+    knows = HagerZhangLineSearchState, optax.ScaleByZoomLinesearchState
+    if search is last and isinstance(search, knows):
+        return jnp.asarray(search.value), search.grad, cost
+    return *jax.value_and_grad(value_fn)(params), cost + 2
+
+
+def _search(optimizer: Tree) -> Any:
+    """State of the last line search that looks for a minimum, or None.
+
+    States are told apart by their type: field names can occur in the parameters too.
     """
     known = (
         HagerZhangLineSearchState,
         optax.ScaleByZoomLinesearchState,
         optax.ScaleByBacktrackingLinesearchState,
     )
-    states = [
-        leaf
-        for leaf in jax.tree.leaves(optimizer, is_leaf=lambda x: isinstance(x, known))
-        if isinstance(leaf, known)
-    ]
-    search = states[-1] if states else None
-    if isinstance(search, HagerZhangLineSearchState):
-        return search.value, search.grad, search.num_evaluations
-    if isinstance(search, optax.ScaleByZoomLinesearchState):
-        trials = jnp.asarray(search.info.num_linesearch_steps, jnp.int32)
-        return jnp.asarray(search.value), search.grad, 2 * trials
-    value, grad = jax.value_and_grad(value_fn)(params)
-    trials = 0 if search is None else search.info.num_linesearch_steps
-    return value, grad, jnp.asarray(trials, jnp.int32) + 2
+    leaves = jax.tree.leaves(optimizer, is_leaf=lambda x: isinstance(x, known))
+    return next((leaf for leaf in reversed(leaves) if isinstance(leaf, known)), None)

@@ -169,15 +169,55 @@ def test_returns_the_best_point_seen(x64):
     )
 
 
-def test_a_solver_that_stands_still_forgets_and_goes_on(x64):
-    """After two steps this one moves no more."""
+def test_a_search_that_stands_still_forgets_and_goes_on(x64):
+    """After two steps this one is given no direction any more."""
 
     def update(g, count, params=None):
         return -0.3 * g * (count < 2), count + 1
 
-    solver = optax.GradientTransformation(lambda params: jnp.zeros(()), update)
+    tires = optax.GradientTransformation(lambda params: jnp.zeros(()), update)
+    solver = optax.chain(tires, optax.scale_by_backtracking_linesearch(9))
     result = minimize(lambda x: jnp.sum(x**2), jnp.ones(2), solver=solver)
     assert bool(result.converged), result.message
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        optax.adam(optax.warmup_constant_schedule(0.0, 1e-2, 10)),
+        optax.MultiSteps(optax.sgd(0.1), 3).gradient_transformation(),
+    ],
+)
+def test_steps_of_no_length_are_no_stall_without_a_search(solver):
+    result = minimize(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(2), solver=solver)
+    assert bool(result.converged), result.message
+
+
+@pytest.mark.parametrize(
+    "last", [optax.scale(0.5), optax.keep_params_nonnegative(), optax.identity()]
+)
+@pytest.mark.parametrize("name", ["limited memory", "cg zoom"])
+def test_what_follows_a_search_is_looked_at(x64, name, last):
+    """It reports what is at the returned point, not where the search ended."""
+    calls = []
+    fun = common.counted(lambda x: jnp.sum((x + 1) ** 2), calls)
+    solver = optax.chain(SOLVERS[name](), last)
+    result = minimize(fun, jnp.ones(2), solver=solver, max_steps=20)
+    jax.effects_barrier()
+    value, grad = jax.value_and_grad(lambda x: jnp.sum((x + 1) ** 2))(result.params)
+    np.testing.assert_allclose(result.value, value, atol=1e-12)
+    np.testing.assert_allclose(result.grad_norm, jnp.max(jnp.abs(grad)), atol=1e-12)
+    assert bool(result.converged) == (result.grad_norm <= 1e-6)
+    assert int(result.num_evaluations) == len(calls)
+    if last.update is optax.keep_params_nonnegative().update:
+        assert not result.converged
+
+
+def test_a_limit_beyond_what_can_be_counted_is_none():
+    result = minimize(bowl, jnp.zeros(3), tol=1e-3, max_evaluations=10**12)
+    assert bool(result.converged)
+    result = minimize(bowl, jnp.zeros(3), tol=1e-3, max_steps=10**12)
+    assert bool(result.converged)
 
 
 def test_a_smaller_gradient_is_progress_and_no_change_is_a_stall(x64):
@@ -482,6 +522,72 @@ def test_derivatives_with_parameters_of_several_dtypes(x64):
 
     derivative = jax.jacrev(solve)(jnp.asarray(0.7))
     jax.tree.map(lambda x: np.testing.assert_allclose(x, 1, rtol=1e-4), derivative)
+
+
+@pytest.mark.parametrize(
+    ("scale", "cotangent"),
+    [(1e17, 1.0), (1e-16, 1.0), (1e-18, 1.0), (1.0, 1e20), (1.0, 1e-25)],
+)
+def test_derivatives_whose_squares_do_not_fit(scale, cotangent):
+    def solve(t):
+        def fun(x):
+            return scale * jnp.sum((x - t) ** 2 + 0.1 * jnp.cosh(x))
+
+        return minimize(fun, jnp.full(2, 0.66), tol=1e-4 * scale).params.sum()
+
+    x, t = solve(0.7) / 2, 0.7
+    want = 2 * 2 / (2 + 0.1 * jnp.cosh(x))
+    np.testing.assert_allclose(jax.jacfwd(solve)(t), want, rtol=1e-4)
+    got = jax.grad(lambda t: cotangent * solve(t))(t)
+    np.testing.assert_allclose(got / cotangent, want, rtol=1e-4)
+
+
+def test_derivatives_that_take_thousands_of_steps(x64):
+    """A chain of springs: what moves one end takes a step for each to the other."""
+    places = 1 - jnp.arange(1, 3001) / 3001
+
+    def chain(x, t):
+        ends = (x[0] - t) ** 2 + x[-1] ** 2
+        return (jnp.sum(jnp.diff(x) ** 2) + ends) / 2
+
+    def solve(t):
+        return minimize(chain, jax.lax.stop_gradient(t * places), (t,)).params
+
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(solve))(1.0), places, atol=1e-6)
+
+
+def test_a_derivative_that_is_not_found_is_nan(x64):
+    """A Hessian that is singular along what the argument pulls at."""
+
+    def solve(t):
+        fun = lambda x: (x[0] - t) ** 2 + 0 * x[1]  # noqa: E731
+        return minimize(fun, jnp.zeros(2)).params
+
+    assert jnp.isnan(jax.grad(lambda t: solve(t).sum())(0.3))
+    np.testing.assert_allclose(jax.grad(lambda t: solve(t)[0])(0.3), 1.0)
+
+
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev])
+def test_derivatives_of_a_loss_with_its_own_backward_pass(x64, derivative):
+    @jax.custom_vjp
+    def fun(x, t):
+        return jnp.sum(jnp.cosh(x - t))
+
+    def forward(x, t):
+        return jnp.sum(jnp.cosh(x - t)), (x, t)
+
+    def backward(residuals, ct):
+        x, t = residuals
+        slope = ct * jnp.sinh(x - t)
+        return slope, -jnp.sum(slope)
+
+    fun.defvjp(forward, backward)
+
+    def solve(t):
+        result = minimize(fun, jnp.zeros(2), (t,))
+        return result.params.sum() + result.value
+
+    np.testing.assert_allclose(derivative(solve)(0.5), 2.0, atol=1e-5)
 
 
 def test_the_start_has_no_derivative(x64):
