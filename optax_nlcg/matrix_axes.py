@@ -44,7 +44,9 @@ def is_pair(choice: Any) -> bool:
 
     def is_axes(axes: Any) -> bool:
         several = axes if isinstance(axes, Sequence) else (axes,)
-        return all(isinstance(i, int) and not isinstance(i, bool) for i in several)
+        return all(
+            isinstance(i, int | np.integer) and not isinstance(i, bool) for i in several
+        )
 
     return isinstance(choice, tuple) and len(choice) == 2 and all(map(is_axes, choice))
 
@@ -55,7 +57,7 @@ def check_choice(choice: Any) -> None:
     Raises:
         TypeError: if it is neither a bool nor a pair of axes.
     """
-    if not (isinstance(choice, bool) or is_pair(choice)):
+    if not (isinstance(choice, bool | np.bool_) or is_pair(choice)):
         raise TypeError(
             "`matrices` must be a tree of bools or pairs of axes, (rows, columns), or "
             f"a function that returns one, got {choice!r} in it."
@@ -69,15 +71,17 @@ def axes_of(x: jax.Array, choice: Any) -> Axes | None:
         TypeError: if it says nothing.
         ValueError: if the array cannot be chosen, or has no such axes.
     """
-    if choice is None or choice is False:  # Optax's Muon has None for what is no matrix
+    if choice is None:  # as Optax's Muon has it for what is no matrix
         return None
     check_choice(choice)
+    if not isinstance(choice, tuple) and not choice:
+        return None
     if not is_matrix(x):
         raise ValueError(
             "`matrices` must choose real arrays with two axes or more, but it chooses "
             f"one of shape {x.shape} and dtype {x.dtype}: leave it out."
         )
-    if choice is True:
+    if not isinstance(choice, tuple):
         return Axes((), tuple(range(x.ndim - 1)), (x.ndim - 1,))
     rows, columns = (
         tuple(axes) if isinstance(axes, Sequence) else (axes,) for axes in choice

@@ -289,13 +289,14 @@ def _orthogonal(stack: jax.Array) -> jax.Array:
     An iteration takes the singular values close to one; its last step gives the result
     its length, which would be another pass over the stack.
     """
-    # In two steps, since squares need not fit the dtype, nor their sum a narrow one.
+    # In two steps, since squares need not fit the dtype. A narrow one need not even fit
+    # their sum, nor the reciprocal of a small entry.
+    narrow, wide = stack.dtype, jnp.promote_types(stack.dtype, jnp.float32)
+    stack = stack.astype(wide)
     largest = jnp.max(jnp.abs(stack), axis=(-2, -1), keepdims=True)
     stack = stack / jnp.where(largest == 0, 1, largest)
-    dtype = jnp.promote_types(stack.dtype, jnp.float32)
-    norm = jnp.linalg.norm(stack.astype(dtype), axis=(-2, -1), keepdims=True)
-    norm = norm.astype(stack.dtype)
-    stack = stack / jnp.where(norm == 0, 1, norm)
+    norm = jnp.linalg.norm(stack, axis=(-2, -1), keepdims=True)
+    stack = (stack / jnp.where(norm == 0, 1, norm)).astype(narrow)
     for i in range(_NUM_STEPS):
         length = _RMS * stack.shape[-1] ** 0.5 if i == _NUM_STEPS - 1 else 1
         a, b, c = (length * x for x in _COEFFICIENTS)

@@ -88,7 +88,10 @@ def test_arrays_without_entries_and_gradients_of_another_dtype(name):
 
 
 def test_strict_promotion(name):
-    """Nothing here rests on dtypes that JAX would make equal."""
+    """Nothing here rests on dtypes that JAX would make equal.
+
+    With parameters in float32: narrower ones meet scalars in float32, and mean to.
+    """
     if name in ("orthogonalization", "multi_steps"):
         return  # Optax's scaling of what is no matrix and its averages do
     tx, params = cases.OPTIMIZERS[name](), cases.params_of()

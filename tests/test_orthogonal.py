@@ -117,7 +117,22 @@ def test_length_of_the_gradient_does_not_matter(exponent, dtype):
     np.testing.assert_array_equal(z, orthogonalize(gradient.astype(dtype)))
 
 
+@settings(deadline=None, max_examples=20)
+@given(exponent=st.integers(-12, 12))
+def test_length_of_a_narrow_gradient_does_not_matter(exponent):
+    """Down to where float16 has digits left; reciprocals of entries do not fit."""
+    gradient = draw((4, 6)).astype(jnp.float16)
+    scaled = gradient * jnp.asarray(2.0**exponent, jnp.float16)
+    smallest = jnp.min(jnp.abs(scaled.astype(jnp.float32)))
+    rtol = float(2.0**-24 / smallest)  # of the last digit of the smallest entry
+    z = orthogonalize(scaled).astype(jnp.float32)
+    want = orthogonalize(gradient).astype(jnp.float32)
+    np.testing.assert_allclose(z, want, rtol=0.01 + rtol, atol=0.01 + rtol)
+
+
 def test_float16_and_zero():
+    tiny = jnp.full((3, 4), 2.0**-24, jnp.float16)
+    np.testing.assert_array_equal(orthogonalize(tiny), orthogonalize(2.0**15 * tiny))
     # Neither squares nor, of the largest entry being one, their sum fit.
     z = orthogonalize(60_000 * jnp.ones((300, 300), jnp.float16))
     assert jnp.all((z > 0) & (z < jnp.inf))
@@ -217,6 +232,18 @@ def test_narrow_parameters_that_are_no_matrices(dtype):
         np.testing.assert_allclose(
             z[dtype].astype(jnp.float32), z[jnp.float32], rtol=0.01
         )
+
+
+def test_choices_made_by_numpy():
+    params = {"kernel": draw((4, 3, 5)), "bias": draw((3,)), "other": draw((4, 5))}
+    by_numpy = {
+        "kernel": (np.int64(0), (np.int32(1), np.int64(2))),
+        "bias": np.False_,
+        "other": np.True_,
+    }
+    z = orthogonalize(params, by_numpy)
+    want = orthogonalize(params, {"kernel": (0, (1, 2)), "bias": False, "other": True})
+    jax.tree.map(np.testing.assert_array_equal, z, want)
 
 
 def test_rank_promotion_may_be_an_error():
