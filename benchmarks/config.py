@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import pathlib
 import pkgutil
 
@@ -121,8 +122,10 @@ class Config:
             "checkpoint_every",
             "image_size",
         ):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be positive and finite, got {getattr(self, name)}"
+                )
         for name in (
             "num_validation",
             "num_workers",
@@ -131,10 +134,13 @@ class Config:
             "seed",
             "peak_learning_rate",
         ):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
-                    f"{name} must not be negative, got {getattr(self, name)}"
+                    f"{name} must not be negative, nor infinite, "
+                    f"got {getattr(self, name)}"
                 )
+        if self.seed >= 2**31:
+            raise ValueError(f"seed must be below 2^31, got {self.seed}")
         for name in ("label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")

@@ -87,8 +87,8 @@ def plot(out: pathlib.Path) -> None:
             report.draw_batch_sizes(axis, rows, label=None, **hollow)
         else:
             report.draw_batch_sizes(axis, rows)
-        steps = {row["config"]["batch_size"]: row["num_steps"] for row in rows}
-        labels = [f"{size:,}\n{steps[size]} steps" for size in sorted(steps)]
+        sizes = sorted(report.group_rows(rows, "batch_size").items())
+        labels = [f"{size:,}\n{report.num_steps(r)} steps" for (size,), r in sizes]
         axis.set_xticks(range(len(labels)), labels)
         axis.set_title(title)
     report.add_legend(figure, axes)

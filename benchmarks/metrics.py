@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import optax
 
+from benchmarks import report
 from optax_nlcg import tree
 
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "optax-nlcg")
@@ -102,14 +103,17 @@ def finite(value: float) -> float | str:
 def append_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
     """Appends one result to a file with one JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The last line may have been cut off in the middle.
+    before = path.read_text() if path.exists() else ""
+    cut = bool(before) and not before.endswith("\n")
     with path.open("a") as file:
-        file.write(json.dumps(row, default=str) + "\n")
+        file.write("\n" * cut + json.dumps(row, default=str) + "\n")
 
 
 def append_run(path: pathlib.Path, row: Mapping[str, Any]) -> None:
     """Appends the row of a run, unless it is there: one that had ended before."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    if all(json.loads(line)["run"] != row["run"] for line in lines):
+    rows = report.load(path) if path.exists() else []
+    if all(other["run"] != row["run"] for other in rows):
         append_row(path, row)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 # Colours of Okabe and Ito, told apart by colour-blind readers too; markers and dashes
-# tell the lines apart in gray. NLCG is the only red.
+# tell the lines apart in gray. Only kinds of NLCG are red.
 STYLES = {
     "nlcg": ("#D55E00", "o", "-"),
     "nlcg_online": ("#D55E00", "s", ":"),
@@ -67,9 +67,19 @@ OTHER_STYLE = ("#888888", ".", "-")
 
 
 def load(path: str | pathlib.Path) -> list[Row]:
-    """Reads a file with one JSON object a line."""
-    with open(path) as file:
-        return [json.loads(line) for line in file if line.strip()]
+    """Reads a file with one JSON object a line; a line that was cut off is left out."""
+    rows = []
+    for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            print(f"{path}:{number}: left out, it is not whole ({error})")
+    return rows
+
+
+def num_steps(rows: Iterable[Row]) -> int:
+    """Steps of runs that are alike, some of which may have ended early."""
+    return max(row["num_steps"] for row in rows)
 
 
 def load_curve(row: Row, folder: str | pathlib.Path) -> dict[str, np.ndarray]:

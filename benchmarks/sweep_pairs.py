@@ -189,7 +189,7 @@ def _lengths(folder: str) -> Iterator[tuple[tuple[str, ...], tuple[int, float], 
         size = f"{config['batch_size']:,}"
         runs = report.group_rows(rows, "optimizer")
         named = {name: same for (name,), same in runs.items()}
-        yield (what, size, f"{rows[0]['num_steps']:,}"), key, named
+        yield (what, size, f"{report.num_steps(rows):,}"), key, named
 
 
 def _best(runs: Runs, names: Sequence[str]) -> str | None:

@@ -37,7 +37,7 @@ def summarize(out: pathlib.Path) -> str:
     lines = []
     for (batch_size, num_epochs, name), group in sorted(
         groups.items(),
-        key=lambda item: (*item[0][:2], -_mean(item[1], "test_accuracy")),
+        key=lambda item: (*item[0][:2], _place(item[1])),
     ):
         config = group[0]["config"]
         same = trials[batch_size, num_epochs, name]
@@ -47,7 +47,7 @@ def summarize(out: pathlib.Path) -> str:
             (
                 name,
                 f"{batch_size:,}",
-                f"{group[0]['num_steps']:,}",
+                f"{report.num_steps(group):,}",
                 f"{config['learning_rate']:g}",
                 config["schedule"],
                 f"{config['warmup']:g}",
@@ -86,15 +86,13 @@ def by_steps(out: pathlib.Path) -> str:
       the @, the learning rate; the best of the shortest runs first.
     """
     rows = sweep_choice.final_runs(out)
-    steps = {row["config"]["num_epochs"]: row["num_steps"] for row in rows}
+    by_length = report.group_rows(rows, "num_epochs")
+    steps = {epochs: report.num_steps(same) for (epochs,), same in by_length.items()}
     lengths = sorted(steps)
     groups = report.group_rows(rows, "optimizer", "num_epochs")
 
     def order(name: str) -> list[float]:
-        return [
-            -_mean(groups[name, e], "test_accuracy") if (name, e) in groups else 0.0
-            for e in lengths
-        ]
+        return [_place(groups.get((name, e), [])) for e in lengths]
 
     def cell(name: str, num_epochs: float) -> str:
         group = groups.get((name, num_epochs))
@@ -137,7 +135,7 @@ def best_trials(out: pathlib.Path, number: int) -> str:
             held_out = mean_and_spread(candidate.held_out)
             cells.append(f"{text} ({held_out})")
         every = [row for candidate in best for row in candidate.tests]
-        steps = f"{every[0]['num_steps']:,}"
+        steps = f"{report.num_steps(every):,}"
         cells.append(accuracy_and_spread(every))
         lines.append((f"{batch_size:,}", steps, name, str(len(rows)), *cells))
     header = "batch", "steps", "optimizer", "trials"
@@ -159,7 +157,7 @@ def budgets(out: pathlib.Path) -> str:
     """
     finals = report.load(out / "final" / "results.jsonl")
     steps = {
-        key: rows[0]["num_steps"]
+        key: report.num_steps(rows)
         for key, rows in report.group_rows(finals, *sweep_choice.GROUP[:2]).items()
     }
     groups: dict[tuple[int, int], dict[str, list[float]]] = {}
@@ -234,7 +232,7 @@ def targets(groups: dict[tuple, list[Row]], number: int = 3) -> str:
         cells, order = [], []
         for goal in goals:
             reached = [
-                (rows[0]["num_steps"], _mean(rows, "seconds"))
+                (report.num_steps(rows), _mean(rows, "seconds"))
                 for key, rows in groups.items()
                 if (key[0], key[2]) == (batch_size, name)
                 and means.get(key, -math.inf) >= goal
@@ -262,11 +260,11 @@ def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
     for place, ((name, batch_size), points) in enumerate(lines.items()):
         # Side by side, so that the error bars do not hide each other.
         shift = 1.02 ** (place - (len(lines) - 1) / 2)
-        points.sort(key=lambda group: group[0]["num_steps"])
+        points.sort(key=report.num_steps)
         style = report.line_style(name)
         if len(batch_sizes) > 1:
             style["label"] = f"{name}, batch {batch_size:,}"
-        steps = [shift * group[0]["num_steps"] for group in points]
+        steps = [shift * report.num_steps(group) for group in points]
         for axis, key in panels:
             values = [[100 * _number(row, key) for row in group] for group in points]
             spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
@@ -277,7 +275,7 @@ def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
     axes[1].set_ylabel("accuracy on the last mini-batch, %")
     for axis in axes:
         axis.set_xlabel("steps")
-        steps = sorted({group[0]["num_steps"] for group in groups.values()})
+        steps = sorted(set(map(report.num_steps, groups.values())))
         if len(steps) > 1:
             axis.set_xscale("log")
         axis.set_xticks(steps, [f"{number:,}" for number in steps])
@@ -300,6 +298,12 @@ def mean_and_spread(shares: Sequence[float] | np.ndarray, sign: str = "") -> str
     percent = 100 * np.array(shares)
     spread = f" ± {percent.std(ddof=1):.2f}" if len(shares) > 1 else ""
     return f"{percent.mean():{sign}.2f}{spread}"
+
+
+def _place(rows: Sequence[Row]) -> float:
+    """What to sort by: the best test accuracy first, what has none last."""
+    mean = _mean(rows, "test_accuracy") if rows else math.nan
+    return math.inf if math.isnan(mean) else -mean
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:

@@ -98,6 +98,8 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
     rates = jax.vmap(lambda step: jnp.asarray(schedule(step)))(jnp.arange(total_steps))
     rates = np.asarray(rates, np.float32)
     leader = jax.process_index() == 0
+    if leader:
+        config.out.mkdir(parents=True, exist_ok=True)
     checkpoints = stop_request = None
     if config.checkpoint_dir is not None:
         # Closed last: no signal ends the writing of a checkpoint.
@@ -219,22 +221,29 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
             recent.append(last["loss"])
             if curve is not None:
                 curve.write(at, last)
-        mean_loss = float(np.mean(recent))
+            # One bad mini-batch may be skipped, whenever it is looked at.
+            whole = len(recent) == JUDGED_OVER or at + 1 == total_steps
+            judged = recent if at + 1 < total_steps else [last["loss"]]
+            if whole and not any(map(math.isfinite, judged)):
+                status, steps_done = "diverged", at + 1
+                spent = last["gradient_equivalents"]
+                break
         pending = []
+        finite = list(filter(math.isfinite, recent))
+        mean_loss = float(np.mean(finite)) if finite else math.nan
         if curve is not None and progress is not None:
             curve.flush()
             rate = (steps_done - first_step) * config.batch_size
             rate /= seconds - record["seconds"]
             progress.show(steps_done, {**last, "images/s": rate})
-        if not math.isfinite(last["loss"]):
-            status = "diverged"
+        if status == "diverged":
             break
         if steps_done == judged_at and mean_loss > math.log(source.num_classes):
             status = "given up"
             break
         if saving:
             assert checkpoints is not None
-            score = None if stopping else -mean_loss
+            score = -mean_loss if finite and not stopping else None
             if config.num_validation and not stopping:
                 result = evaluate(state)
                 score = result["accuracy"]
@@ -326,7 +335,7 @@ def main() -> None:
         if chosen.distributed or by_hand != (None, None, None):
             jax.distributed.initialize(*by_hand)
         row = train(config)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     if jax.process_index() == 0:
         report(row, config)

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import inputs, metrics, models, optimizers
 from benchmarks.config import Config
-from optax_nlcg import value_grad_and_hessian_diagonal
+from optax_nlcg import tree, value_grad_and_hessian_diagonal
 
 Tree = Any
 Scalar = Any  # of NumPy, or traced
@@ -232,10 +232,12 @@ def make_step(
             hessian_diagonal=diagonal,
         )
         params = optax.apply_updates(state.params, updates)
+        # A mini-batch that the optimizer leaves out leaves no statistics either.
+        kept = tree.select(jnp.isfinite(loss), batch_stats, state.batch_stats)
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
         evaluated = optimizers.evaluated(config.optimizer, opt_state, params)
         average = optax.incremental_update(evaluated, state.average, 1 - decay)
-        new = State(state.step + 1, params, batch_stats, opt_state, average)
+        new = State(state.step + 1, params, kept, opt_state, average)
         scalars = metrics.optimizer_scalars(opt_state)
         return new, {"loss": loss, "accuracy": accuracy, **scalars}
 

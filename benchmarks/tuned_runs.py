@@ -80,6 +80,12 @@ def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row
         )
     choices = {}
     groups = report.group_rows(trials, "optimizer", "num_epochs")
+    known = {name for name, _ in groups}
+    if unknown := set(arguments.optimizers or ()) - known:
+        parser.error(
+            f"{arguments.sweep} has no trials of {', '.join(sorted(unknown))}, but of "
+            f"{', '.join(sorted(known))}"
+        )
     for (name, num_epochs), rows in groups.items():
         choice = sweep_choice.chosen(rows)
         if num_epochs != arguments.num_epochs or choice is None:
@@ -88,7 +94,7 @@ def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row
             choices[name] = choice
     if not choices:
         epochs = f"{arguments.num_epochs:g} epochs"
-        parser.error(f"{arguments.sweep} has no trials of {epochs}")
+        parser.error(f"{arguments.sweep} has no trials of {epochs} that finished")
     return arguments, choices
 
 

@@ -286,6 +286,17 @@ def test_runs_of_one_second_have_curves_of_their_own(tmp_path):
     assert names == ["run", "run-2", "run-3"]
 
 
+def test_a_row_that_was_cut_off_costs_no_other(tmp_path, capsys):
+    path = tmp_path / "results.jsonl"
+    metrics.append_run(path, {"run": "a", "loss": 1.0})
+    with path.open("a") as file:
+        file.write('{"run": "b", "lo')  # killed in the middle of a line
+    for _ in range(2):
+        metrics.append_run(path, {"run": "c", "loss": 3.0})
+    assert [row["run"] for row in report.load(path)] == ["a", "c"]
+    assert "results.jsonl:2: left out" in capsys.readouterr().out
+
+
 def test_best_and_last_are_kept(tmp_path, monkeypatch):
     accuracies = iter([0.5, 0.9, 0.7])
     monkeypatch.setattr(

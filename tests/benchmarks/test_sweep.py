@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from benchmarks import (
     checkpoint,
     data,
+    metrics,
     optimizers,
     report,
     schedules,
@@ -290,6 +291,28 @@ def test_what_did_not_finish_is_left_out(finished_sweep, tmp_path_factory):
     nothing = tmp_path_factory.mktemp("nothing")
     write_rows(nothing / "trials/results.jsonl", "sgd", 1, [0.0], status="given up")
     assert sweep_report.summarize(nothing).startswith("No trial finished")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_run_that_ended_early_changes_no_length(finished_sweep, place):
+    """Nor is one without an accuracy put before those that have one."""
+    final = finished_sweep / "final/results.jsonl"
+    rows = report.load(final)
+    final.unlink()
+    groups = report.group_rows(rows, "optimizer", "num_epochs")
+    groups["lars", 1][place] |= {"num_steps": 3, "test_accuracy": "nan"}
+    for row in itertools.chain(groups["sgd", 1], groups["lars", 2], groups["lars", 1]):
+        metrics.append_row(final, row)
+    sweep_report.summarize(finished_sweep)
+    header, _, *lines = cells((finished_sweep / "table.md").read_text())
+    ran = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [(row["optimizer"], row["steps"]) for row in ran] == [
+        *(("sgd", "10"), ("lars", "10"), ("lars", "20")),
+    ]
+    assert "| 3 " not in (finished_sweep / "budget.md").read_text()
+    header, _, *lines = cells(sweep_report.by_steps(finished_sweep))
+    assert header == ["optimizer", "10 steps", "20 steps"]
+    assert [line[0] for line in lines] == ["sgd", "lars"]
 
 
 def test_a_folder_is_of_one_study(tmp_path):

@@ -284,6 +284,40 @@ def test_run_leaves_row_and_curve(tmp_path, monkeypatch):
     assert again["train_loss"] == row["train_loss"]
 
 
+@pytest.mark.parametrize(
+    "look", [{"log_every": 1}, {"log_every": 3}, {"checkpoint_every": 2}]
+)
+def test_when_a_run_is_looked_at_does_not_matter(tmp_path, monkeypatch, look):
+    """One mini-batch of each epoch is bad: SGD is lost by it, NLCG leaves it out."""
+    images, labels = data.load("digits", "train")
+    spoilt = images.copy().astype(np.float32)
+    spoilt[0] = np.nan
+    load = data.load
+    monkeypatch.setattr(
+        data,
+        "load",
+        lambda *a: data.Split(spoilt, labels) if a[1] == "train" else load(*a),
+    )
+    for optimizer in ("nlcg", "sgd"):
+        config = dataclasses.replace(
+            QUICK,
+            optimizer=optimizer,
+            learning_rate=0.1,
+            batch_size=239,
+            num_epochs=6,
+            log_every=100,
+            out=tmp_path,
+        )
+        expected = train.train(config)
+        ends = {"nlcg": "finished", "sgd": "diverged"}
+        assert expected["status"] == ends[optimizer]
+        if "checkpoint_every" in look:
+            look = look | {"checkpoint_dir": str(tmp_path / optimizer)}
+        row = train.train(dataclasses.replace(config, **look))
+        for name in ("status", "num_steps", "train_loss", "gradient_equivalents"):
+            assert row[name] == expected[name], name
+
+
 def test_diverged_run_ends_with_message_and_row(tmp_path, capsys):
     config = dataclasses.replace(
         QUICK,
@@ -314,9 +348,15 @@ def test_diverged_run_ends_with_message_and_row(tmp_path, capsys):
         ({"batch_size": 100, "num_microbatches": 3}, "not divisible"),
         ({"num_microbatches": 1, "num_devices": 2}, "over 2 devices"),
         ({"num_devices": 9}, r"in \[1, 8\] on this machine, got 9"),
-        ({"batch_size": 0}, "batch_size must be positive, got 0"),
-        ({"learning_rate": -1.0}, "learning_rate must not be negative, got -1"),
+        ({"batch_size": 0}, "batch_size must be positive and finite, got 0"),
+        (
+            {"learning_rate": -1.0},
+            "learning_rate must not be negative, nor infinite, got -1",
+        ),
         ({"l2": -1.0}, "l2 must not be negative"),
+        ({"l2": math.nan}, "l2 must not be negative, nor infinite, got nan"),
+        ({"num_epochs": math.inf}, "num_epochs must be positive and finite, got inf"),
+        ({"seed": 2**31}, r"seed must be below 2\^31, got 2147483648"),
         ({"label_smoothing": 1.0}, r"in \[0, 1\), got 1"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\), got 1"),
         ({"give_up_at": -0.1}, r"give_up_at must be in \[0, 1\), got -0\.1"),

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from benchmarks import tuned_runs
+from benchmarks import metrics, tuned_runs
 from benchmarks.config import Config
 
 CHOSEN = Config(learning_rate=0.2, num_validation=300, give_up_at=0.25)
@@ -22,6 +22,20 @@ def test_nothing_else_changes(changes):
         assert config.give_up_at is None
         fixed = {"seed": config.seed, "give_up_at": None, "data_dir": data, "out": out}
         assert config == dataclasses.replace(CHOSEN, **changes, **fixed)
+
+
+def test_an_optimizer_without_trials_is_named(tmp_path, monkeypatch, capsys):
+    trial = {"config": dataclasses.asdict(CHOSEN), "status": "given up"}
+    metrics.append_row(tmp_path / "trials/results.jsonl", trial)
+    arguments = ["", str(tmp_path), "--num-epochs", "30", "--optimizers", "nclg"]
+    for names, message in (
+        (["nclg", "momentum"], "no trials of nclg, but of momentum"),
+        (["momentum"], "no trials of 30 epochs that finished"),
+    ):
+        monkeypatch.setattr("sys.argv", arguments[:5] + names)
+        with pytest.raises(SystemExit):
+            tuned_runs.parse("A study.", "study")
+        assert message in capsys.readouterr().err
 
 
 def test_the_tuning_seed_is_refused(monkeypatch, capsys):
