@@ -56,8 +56,14 @@ def check_number(
 
 def check_learning_rate(value: Any) -> None:
     """Checks a learning rate: a schedule, or a number that is not negative."""
-    if not callable(value):
-        check_number("learning_rate", value, low=0.0)
+    if callable(value):
+        return
+    if isinstance(value, str):
+        raise TypeError(
+            "`learning_rate` must be a number or a schedule such as "
+            f"`optax.cosine_decay_schedule(0.1, 1000)`, got {value!r}."
+        )
+    check_number("learning_rate", value, low=0.0)
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
@@ -122,7 +128,12 @@ def require(stage: str, name: str, value: Any, *, what: str, how: str) -> None:
         ValueError: if it is missing.
     """
     if value is None:
-        raise ValueError(f"{stage} needs `{name}`, {what}: call `{how}`.")
+        raise ValueError(
+            f"{stage} needs `{name}`, {what}: call `{how}`. If that is what you do, "
+            "something in between does not hand it on, as Flax's own `TrainState` and "
+            "`optax.MultiSteps` in a chain: take `optax_nlcg.flax.TrainState` and "
+            "`optax_nlcg.multi_steps`."
+        )
 
 
 def require_params(stage: str, params: Any) -> None:

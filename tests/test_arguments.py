@@ -26,7 +26,7 @@ MESH = jax.make_mesh((1,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,
     ("call", "error", "texts"),
     [
         (lambda: nlcg(-0.1), ValueError, ["learning_rate", "-0.1"]),
-        (lambda: nlcg("fast"), TypeError, ["learning_rate", "'fast'"]),
+        (lambda: nlcg("fast"), TypeError, ["learning_rate", "schedule", "'fast'"]),
         (lambda: nlcg(float("nan")), ValueError, ["learning_rate", "nan"]),
         (lambda: ml_ncg(-1.0), ValueError, ["learning_rate", "-1.0"]),
         (
