@@ -41,22 +41,23 @@ def photographs() -> str:
         {", ".join(map(str, fewer))} or {most} trials on held-out images, the same
         number for both of a pair, chose learning rate, schedule, warm-up, weight decay,
         label smoothing and one parameter of its own for each optimizer (for AdamW `b2`,
-        and with ResNet-8 at batch 8,192 also `b1` in its place, whichever did better).
-        Test accuracy of averaged weights in percent, mean ± standard deviation over
-        seeds, three or more; bold where one of a pair is ahead of the other by more
-        than the sum of both deviations:
+        and with ResNet-8 at batch 8,192 in as many trials again `b1`, whichever did
+        better). Test accuracy of averaged weights, with batch statistics computed anew
+        for them, in percent, mean ± standard deviation over seeds, three or more; bold
+        where one of a pair is ahead of the other by more than the sum of both
+        deviations:
     """
     caption = """
         (ResNet-8 on CIFAR-100. Left: 24 steps; settings were chosen by three seeds on
         held-out images, for the faint marks by one. Right: four epochs, by one seed.)
     """
     of_muon = """
-        `nlcg_muon` is ahead of Muon at batch 8,192, with both networks, on both data
-        sets and in 24, 48 and 97 steps. At a quarter of that batch, and at twice of it,
-        the two are level by this choice of settings.
+        `nlcg_muon` is ahead of Muon at batch 8,192: ResNet-8 on CIFAR-100 in 24, 48 and
+        97 steps, ResNet-8 on Tiny-ImageNet and the transformer in 24. At a quarter of
+        that batch, and at twice of it, the two are level by this choice of settings.
     """
     of_adam = """
-        `nlcg_adam` is ahead of AdamW everywhere, and on CIFAR-100 at batch 8,192 of
+        `nlcg_adam` is ahead of AdamW on every line, and on CIFAR-100 at batch 8,192 of
         LAMB and LARS too.
     """
     return f"""\
@@ -162,7 +163,8 @@ def digits() -> str:
         {trials} learning rates, chosen on a validation set; `ml_ncg` follows the code
         of the paper's authors to the letter. At the full batch the four kinds of NLCG
         (`nlcg`, `nlcg_adam`, `nlcg_muon`, `ml_ncg`) have the four highest mean
-        accuracies.
+        accuracies, though SGD's is level with the lowest of them; at batch 64
+        `nlcg_muon` has the lowest of all.
     """
     return f"""\
 {_fill(what)}
@@ -185,8 +187,9 @@ def cifar() -> str:
         {rows[0]["num_steps"]} steps the training loss is {losses["nlcg"]} with `nlcg`
         and {losses["ml_ncg"]} with the authors' code as it runs, {losses["momentum"]}
         with momentum and {losses["sgd"]} with SGD. The test accuracies of those runs
-        say little, for a reason found since (`benchmarks/README.md`). Against baselines
-        tuned for networks and batches of this size nothing has been measured yet.
+        say little: they are of running statistics of batch norm, which lag behind the
+        weights. Against baselines tuned for networks and batches of this size nothing
+        has been measured yet.
     """
     return f"""\
 {_fill(what)}

@@ -1,9 +1,8 @@
-"""Writes the site's page of results from the committed result files.
+"""Writes the page of results, `docs/results.md`, from the committed result files.
 
     python -m benchmarks.results_page
 
-prints the page; building the site writes it to `docs/results.md`, which is not
-committed and so cannot be out of date.
+A test checks that the page is what this writes.
 """
 
 import os
@@ -13,6 +12,7 @@ import re
 from benchmarks import readme, results_tables, sweep_pairs, sweep_report
 
 DOCS = readme.ROOT / "docs"
+PAGE = DOCS / "results.md"
 FOLDER = readme.ROOT / readme.RESULTS
 
 INTRODUCTION = """\
@@ -39,7 +39,7 @@ def command(text: str) -> str:
 
 def include(path: str) -> str:
     """The text of a result file."""
-    return f"```{{include}} {from_docs(readme.RESULTS / path)}\n```\n"
+    return (FOLDER / path).read_text()
 
 
 def image(path: str, what: str) -> str:
@@ -49,7 +49,7 @@ def image(path: str, what: str) -> str:
 
 def download(path: str, what: str) -> str:
     """A link to a result file."""
-    return f"{{download}}`{what} <{from_docs(readme.RESULTS / path)}>`"
+    return f"[{what}]({from_docs(readme.RESULTS / path)})"
 
 
 def from_readme(text: str) -> str:
@@ -422,4 +422,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    print(page())
+    PAGE.write_text(page())

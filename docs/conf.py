@@ -3,13 +3,10 @@
 import importlib.metadata
 import json
 import pathlib
+import re
 import shutil
-import sys
 
 DOCS = pathlib.Path(__file__).parent
-sys.path.insert(0, str(DOCS.parent))
-
-from benchmarks import results_page  # noqa: E402  found by the line before
 
 project = "optax_nlcg"
 author = "The optax_nlcg authors"
@@ -27,7 +24,7 @@ html_theme = "furo"
 html_title = project
 exclude_patterns = ["_build"]
 
-myst_enable_extensions = ["dollarmath"]  # what formulas in notebooks are written in
+myst_enable_extensions = ["dollarmath"]  # formulas, as GitHub takes them
 myst_heading_anchors = 2
 
 autodoc_member_order = "bysource"
@@ -60,11 +57,18 @@ def _gather_notebooks(_):
             shutil.copy(notebook, copy)
 
 
-def _write_results(_):
-    (DOCS / "results.md").write_text(results_page.page())
+def _enrich(_, docname, source):
+    """Makes of what can be read in the repository what the site does better."""
+    if docname.startswith("notebooks/"):
+        return
+    text = source[0].replace("](../notebooks/", "](notebooks/")
+    text = re.sub(r"(?m)^\[Table\]\((\S+)\)$", r"```{include} \1\n```", text)
+    results = r"\[([^]]+)\]\((\.\./benchmarks/results/\S+\.md)\)"
+    text = re.sub(results, r"{download}`\1 <\2>`", text)
+    source[0] = re.sub(r"(?<![`}])`(optax_nlcg(\.\w+)+)`", r"{py:obj}`\1`", text)
 
 
 def setup(app):
-    """Makes the pages that are not committed."""
+    """Takes in what is not in this folder, and connects it."""
     app.connect("builder-inited", _gather_notebooks)
-    app.connect("builder-inited", _write_results)
+    app.connect("source-read", _enrich)

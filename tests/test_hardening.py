@@ -111,6 +111,17 @@ def test_stateless_scaling_hands_on_what_it_is_given():
     assert np.isnan(losses[-1])
 
 
+def test_orthogonalization_alone_is_to_be_wrapped():
+    """As docs/wrappers.md says: an average of squares keeps a NaN for good."""
+    x, bad = jnp.ones(3), jnp.asarray([1.0, np.nan, 1.0])
+    alone = optax_nlcg.scale_by_orthogonalization()
+    wrapped = optax.apply_if_finite(alone, max_consecutive_errors=9)
+    for tx, finite in (alone, False), (wrapped, True):
+        _, state = tx.update(bad, tx.init(x), x)
+        z, _ = tx.update(x, state, x)
+        assert np.isfinite(z).all() == finite
+
+
 @pytest.mark.parametrize("name", ["nlcg", "ml_ncg", "nonlinear_cg"])
 def test_every_skipped_step_is_counted_and_changes_nothing(name):
     """Also where nothing else ever comes: a run that has exploded shows it."""

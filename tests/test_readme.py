@@ -10,7 +10,8 @@ import optax
 from benchmarks import optimizers
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
-RATES = {"nlcg_muon": 0.05, "nlcg_adam": 0.005}
+# Rate, steps of warm-up, bound on beta, weight decay.
+SETTINGS = {"nlcg_muon": (0.05, 20, 0.8, 0.02), "nlcg_adam": (0.005, 100, 0.9, 0.01)}
 
 
 def check_update_is_that_of_the_benchmarks(name, optimizer):
@@ -21,13 +22,17 @@ def check_update_is_that_of_the_benchmarks(name, optimizer):
     }
     grads = jax.tree.map(lambda x: 0.1 * x, params)
     outputs = []
-    schedule = optax.cosine_decay_schedule(RATES[name], 1_000)
-    for tx in optimizer, optimizers.build(name, schedule):
+    rate, warmup, bound, decay = SETTINGS[name]
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, 1_000)
+    for tx in optimizer, optimizers.build(name, schedule, setting=bound):
         state = tx.init(params)
-        for value in 1.0, 0.9:
+        for value in 1.0, 0.9, 0.8:
             updates, state = tx.update(grads, state, params, value=value)
         outputs.append(updates)
-    chex.assert_trees_all_close(*outputs, rtol=1e-6)
+    ours, built = outputs
+    # A schedule there has no decay.
+    decayed = jax.tree.map(lambda u, x: u - schedule(2) * decay * x, built, params)
+    chex.assert_trees_all_close(ours, decayed, rtol=1e-5)
 
 
 def test_python_blocks_run():
@@ -39,7 +44,7 @@ def test_python_blocks_run():
         if "loss" in scope:
             assert float(scope["loss"]) < 2.0  # from 2.3 for ten classes
         elif "nlcg_muon" in scope:
-            for name in RATES:
+            for name in SETTINGS:
                 check_update_is_that_of_the_benchmarks(name, scope[name])
         else:
             assert scope["result"].converged

@@ -120,6 +120,25 @@ def test_injected_numbers_are_as_wide_as_the_parameters(stage, dtype):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        (optax_nlcg.limited_memory_cg, "memory_size", 3),
+        (optax_nlcg.scale_by_conjugate_direction, "accumulator_dtype", jnp.bfloat16),
+    ],
+)
+def test_sizes_and_dtypes_are_static(make, name, value):
+    x = jnp.ones(3)
+    tx = optax.inject_hyperparams(make, static_args=(name,))(**{name: value})
+    state = jax.eval_shape(tx.init, x)
+    expected = jax.eval_shape(make(**{name: value}).init, x)
+    assert jax.tree.map(
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype),
+        state.inner_state,
+        expected,
+    ) == jax.tree.map(lambda _: True, expected)
+
+
 def test_injected_schedules_are_followed():
     make = functools.partial(optax_nlcg.nlcg, line_search=optax.identity())
 

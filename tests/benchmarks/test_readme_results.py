@@ -60,14 +60,20 @@ def test_highest_means_at_the_full_batch():
     groups = report.group_rows(
         report.load(RESULTS / "demo/results.jsonl"), "batch_size", "optimizer"
     )
-    largest = max(batch_size for batch_size, _ in groups)
-    means = {
-        name: np.mean([row["test_accuracy"] for row in rows])
-        for (batch_size, name), rows in groups.items()
-        if batch_size == largest
-    }
-    highest = sorted(means, key=lambda name: means[name])[-4:]
-    assert set(highest) == {"nlcg", "ml_ncg", "nlcg_adam", "nlcg_muon"}
+    smallest, *_, largest = sorted({batch_size for batch_size, _ in groups})
+    assert smallest == 64
+
+    def ranked(size):
+        of_size = {name: rows for (b, name), rows in groups.items() if b == size}
+        accuracies = {n: sweep_pairs.accuracies(rows) for n, rows in of_size.items()}
+        return dict(sorted(accuracies.items(), key=lambda item: -np.mean(item[1])))
+
+    *four, following = list(ranked(largest))[:5]
+    assert set(four) == {"nlcg", "ml_ncg", "nlcg_adam", "nlcg_muon"}
+    assert (four[-1], following) == ("nlcg_muon", "sgd")
+    accuracies = ranked(largest)
+    assert not sweep_pairs.is_ahead(accuracies["nlcg_muon"], accuracies["sgd"])
+    assert list(ranked(smallest))[-1] == "nlcg_muon"
 
 
 def test_same_epochs_at_four_times_the_batch():
@@ -176,14 +182,22 @@ def test_where_to_start():
     ]
     chosen = {name: [c for c in cells if c[3] == name] for name, _ in sweep_pairs.PAIRS}
     assert all(chosen.values())
-    for name, low, high in (("nlcg_muon", 0.02, 0.09), ("nlcg_adam", 0.0025, 0.008)):
-        rates = [float(c[4]) for c in chosen[name]]
-        assert min(rates) == pytest.approx(low, rel=0.05)
-        assert max(rates) == pytest.approx(high, rel=0.05)
-    of_muon = chosen["nlcg_muon"]
-    assert all(c[5] in ("linear", "cosine") and float(c[6]) <= 0.05 for c in of_muon)
-    assert sum(c[9] == "0.8" for c in of_muon) > len(of_muon) / 2
-    assert all(c[5] == "linear" for c in chosen["nlcg_adam"])
+    # Rate, schedules, warm-up, decay, the usual bound on beta.
+    table = {
+        "nlcg_muon": ((0.02, 0.09), {"linear", "cosine"}, (0.02, 0.05), (0.001, 0.5)),
+        "nlcg_adam": ((0.0025, 0.008), {"linear"}, (0.05, 0.2), (0.001, 0.01)),
+        "nlcg": ((2.5, 6.0), {"cosine"}, (0.02, 0.1), (4e-5, 4e-4)),
+    }
+    bounds = {"nlcg_muon": "0.8", "nlcg_adam": "0.9", "nlcg": "0.9"}
+    for name, (rates, schedules, warmups, decays) in table.items():
+        ours = chosen[name]
+        assert {c[5] for c in ours} == schedules
+        for column, (low, high) in ((4, rates), (6, warmups), (7, decays)):
+            numbers = [float(c[column].split(",")[0]) for c in ours]
+            assert min(numbers) == pytest.approx(low, rel=0.25)
+            assert max(numbers) == pytest.approx(high, rel=0.25)
+        assert all(("in the loss" in c[7]) == (name == "nlcg") for c in ours)
+        assert sum(c[9] == bounds[name] for c in ours) > len(ours) / 2
 
 
 def test_the_table_of_pairs():
