@@ -104,10 +104,12 @@ def multi_steps(
             dtypes = map(jnp.result_type, jax.tree.leaves(params))
             options["accumulator_dtype"] = jnp.result_type(jnp.float32, *dtypes)
 
-        def left_out(*step: Any) -> tuple[Any, Any]:
-            skip, state = optax.skip_not_finite(*step)
+        def left_out(
+            updates: Tree, gradient_step: Any, params: Tree | None
+        ) -> tuple[Any, Any]:
+            skip, state = optax.skip_not_finite(updates, gradient_step, params)
             skip |= jnp.logical_not(loss_is_finite)
-            return skip, state | {"should_skip": skip}
+            return skip, {**cast(dict, state), "should_skip": skip}
 
         return optax.MultiSteps(
             optimizer, number, should_skip_update_fn=left_out, **options
