@@ -114,7 +114,16 @@ def check_real_dtype(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a floating-point dtype, got {value!r}.")
 
 
-def require(stage: str, name: str, value: Any, *, what: str, how: str) -> None:
+_LOST = (
+    " If that is what you do, something in between does not hand it on, as Flax's own "
+    "`TrainState` and `optax.MultiSteps` in a chain: take `optax_nlcg.flax.TrainState` "
+    "and `optax_nlcg.multi_steps`."
+)
+
+
+def require(
+    stage: str, name: str, value: Any, *, what: str, how: str, hint: str = _LOST
+) -> None:
     """Checks that an argument of ``update`` has been passed.
 
     Args:
@@ -123,17 +132,13 @@ def require(stage: str, name: str, value: Any, *, what: str, how: str) -> None:
         value: what was given; ``None`` is missing.
         what: what the argument is, in words.
         how: the call that passes it.
+        hint: what to look at if that is done.
 
     Raises:
         ValueError: if it is missing.
     """
     if value is None:
-        raise ValueError(
-            f"{stage} needs `{name}`, {what}: call `{how}`. If that is what you do, "
-            "something in between does not hand it on, as Flax's own `TrainState` and "
-            "`optax.MultiSteps` in a chain: take `optax_nlcg.flax.TrainState` and "
-            "`optax_nlcg.multi_steps`."
-        )
+        raise ValueError(f"{stage} needs `{name}`, {what}: call `{how}`.{hint}")
 
 
 def require_params(stage: str, params: Any) -> None:
@@ -148,6 +153,7 @@ def require_params(stage: str, params: Any) -> None:
         params,
         what="the parameters at which the gradient was taken",
         how="update(grads, state, params)",
+        hint="",
     )
 
 

@@ -159,8 +159,8 @@ def minimize(
             parts,
             optax.with_extra_args_support(solver),
             tol,
-            None if max_steps is None else _as_int32(max_steps),
-            _as_int32(max_evaluations),
+            None if max_steps is None else _countable(max_steps),
+            _countable(max_evaluations),
             callback,
             record_history,
         )
@@ -184,7 +184,7 @@ def minimize(
     )
 
 
-def _as_int32(limit: Any) -> Any:
+def _countable(limit: Any) -> Any:
     """A limit beyond what the counters can reach is none."""
     most = np.iinfo(np.int32).max
     return limit if isinstance(limit, jax.Array) else min(limit, most)
