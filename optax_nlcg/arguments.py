@@ -100,6 +100,20 @@ def check_function(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
 
 
+def check_floating(name: str, values: Any) -> None:
+    """Checks that a tree has arrays that derivatives can be taken by.
+
+    Raises:
+        TypeError: if one is of integers or truth values.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(values):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"`{name}{jax.tree_util.keystr(path)}` must be floating point, got "
+                f"{leaf.dtype}: convert it, e.g. with `1.0 * x`, or close over it."
+            )
+
+
 def check_real_dtype(name: str, value: Any) -> None:
     """Checks that an argument names a floating-point dtype.
 

@@ -41,7 +41,8 @@ def hessian_diagonal(
 
     Raises:
         ValueError: if an argument is out of range, or a key is missing.
-        TypeError: if ``fun`` does not return what the method needs.
+        TypeError: if ``fun`` does not return what the method needs, or a parameter is
+            not of floating-point numbers.
 
     Examples:
         One probe is exact where the Hessian is diagonal:
@@ -128,7 +129,8 @@ def value_grad_and_hessian_diagonal(
 
     Raises:
         ValueError: if an argument is out of range; when called, if a key is missing.
-        TypeError: when called, if ``fun`` does not return what the method needs.
+        TypeError: when called, if ``fun`` does not return what the method needs, or a
+            parameter is not of floating-point numbers.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax_nlcg
@@ -171,6 +173,7 @@ def value_grad_and_hessian_diagonal(
                 "`key=jax.random.fold_in(key, step)`."
             )
         params = jax.tree.map(jnp.asarray, params)
+        arguments.check_floating("params", params)
         if axis_name is not None:
             # With respect to parameters that differ between devices the gradient is
             # the local one; otherwise `shard_map` with `check_vma=True` sums it, and Hv

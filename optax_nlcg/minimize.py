@@ -191,12 +191,7 @@ def _countable(limit: Any) -> Any:
 
 
 def _check_function(fun, params, args, has_aux) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            raise TypeError(
-                f"`params{jax.tree_util.keystr(path)}` must be floating point to be "
-                f"minimised over, got {leaf.dtype}: convert it, e.g. with `1.0 * x`."
-            )
+    arguments.check_floating("params", params)
     output = jax.eval_shape(fun, params, *args)
     if has_aux and not (isinstance(output, tuple) and len(output) == 2):
         raise ValueError(

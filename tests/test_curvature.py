@@ -396,6 +396,15 @@ def test_wrong_arguments_are_named(options, error, message):
         value_grad_and_hessian_diagonal(jnp.sum, **options)
 
 
+@pytest.mark.parametrize("method", ["hutchinson", "exact"])
+def test_parameters_without_derivatives_are_named(method):
+    params = {"w": jnp.ones(2), "n": jnp.arange(2)}
+    with pytest.raises(TypeError, match=r"`params\['n'\]` must be floating point"):
+        hessian_diagonal(
+            lambda p: jnp.sum(p["w"]), params, jax.random.key(0), method=method
+        )
+
+
 def test_a_missing_key_is_named():
     with pytest.raises(ValueError, match="'hutchinson' draws random probes"):
         hessian_diagonal(jnp.sum, jnp.ones(2))
