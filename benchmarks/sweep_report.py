@@ -115,7 +115,8 @@ def best_trials(out: pathlib.Path, number: int) -> str:
 
     Args:
       out: folder of the sweep.
-      number: of trials of each optimizer; those with fewer tested are left out.
+      number: of trials of each optimizer; left out are those with fewer tested, unless
+        the one with the best mean is.
 
     Returns:
       A table in percent; mean and deviation are over seeds, in the last column over all
@@ -125,18 +126,21 @@ def best_trials(out: pathlib.Path, number: int) -> str:
     lines = []
     for (batch_size, _, name), rows in sorted(sweep_choice.trial_groups(out).items()):
         best = sweep_choice.shortlist(out, rows, number)
-        if len(best) < number or not all(candidate.tests for candidate in best):
-            continue
         by_mean = sweep_choice.best_by_mean(best)
+        tested = all(candidate.tests for candidate in best)
+        is_chosen = by_mean is not None and by_mean.tests
+        if len(best) < number or not (tested or is_chosen):
+            continue
         cells = []
         for candidate in best:
-            text = accuracy_and_spread(candidate.tests)
+            tests = candidate.tests
+            text = accuracy_and_spread(tests) if tests else "not tested"
             text = f"**{text}**" if candidate is by_mean else text
             held_out = mean_and_spread(candidate.held_out)
             cells.append(f"{text} ({held_out})")
         every = [row for candidate in best for row in candidate.tests]
         steps = f"{report.num_steps(every):,}"
-        cells.append(accuracy_and_spread(every))
+        cells.append(accuracy_and_spread(every) if tested else "")
         lines.append((f"{batch_size:,}", steps, name, str(len(rows)), *cells))
     header = "batch", "steps", "optimizer", "trials"
     header += tuple(f"{i + 1}. (held out)" for i in range(number))

@@ -260,6 +260,26 @@ def test_best_trials_on_the_test_set(finished_sweep):
     assert [line[2] for line in lines] == ["lars", "sgd", "lars"]
 
 
+def test_only_the_best_by_mean_was_tested(finished_sweep):
+    final = finished_sweep / "final/results.jsonl"
+    rows = report.load(final)
+    final.unlink()
+    for row in rows:
+        if row["config"]["learning_rate"] == 1.0:
+            metrics.append_row(final, row)
+    _, _, *lines = cells(sweep_report.best_trials(finished_sweep, 2))
+    assert not lines
+    for rate, accuracies in (2.0, [0.5, 0.3]), (1.0, [0.55, 0.5]):
+        repeats = finished_sweep / "repeats/results.jsonl"
+        write_rows(repeats, "sgd", 1, accuracies, rate=rate)
+    _, _, line = cells(sweep_report.best_trials(finished_sweep, 2))
+    assert line[4:] == [
+        "not tested (46.67 ± 15.28)",
+        "**90.00 ± 0.00** (51.67 ± 2.89)",
+        "",
+    ]
+
+
 def test_short_tables(finished_sweep):
     header, _, *lines = cells(sweep_report.by_steps(finished_sweep))
     assert header == ["optimizer", "10 steps", "20 steps"]
