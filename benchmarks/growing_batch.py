@@ -4,8 +4,8 @@
 
 draws `benchmarks/results/growing_batch/accuracy.png` from the rows of the sweeps in
 `PANELS`: test accuracy of what was chosen at each batch size, tuned anew there. Where
-the best trials were repeated, lines are what several seeds chose, faint marks what one
-did.
+sweeps of a constant learning rate are named beside them, lines are those, and faint
+marks the ones with rates that fall, of either what several seeds chose.
 """
 
 import pathlib
@@ -28,6 +28,12 @@ PANELS: dict[str, Sweeps] = {
     "As many epochs at every batch size": (
         ("sweep_cifar100_16x16", 4, 12),
         ("sweep_cifar100_16x16_b8192", 4, 24),
+    ),
+}
+CONSTANT_RATE: dict[str, Sweeps] = {
+    SAME_STEPS: tuple(
+        (f"{folder}_constant", num_epochs, 16)
+        for folder, num_epochs, _ in PANELS[SAME_STEPS]
     ),
 }
 
@@ -56,7 +62,7 @@ def comparable(sweeps: Sweeps) -> list[report.Row]:
 
 
 def by_several_seeds(sweeps: Sweeps) -> list[report.Row]:
-    """Final runs of what several seeds chose, where the best trials were repeated.
+    """Final runs of what several seeds chose; the best trials were repeated.
 
     Args:
       sweeps: folders, numbers of epochs and of trials.
@@ -81,10 +87,11 @@ def plot(out: pathlib.Path) -> None:
     figure, axes = report.new_figure(len(PANELS))
     for axis, (title, sweeps) in zip(axes, PANELS.items(), strict=True):
         rows = comparable(sweeps)
-        if steadier := by_several_seeds(sweeps):
-            report.draw_batch_sizes(axis, steadier)
+        if title in CONSTANT_RATE:
+            report.draw_batch_sizes(axis, by_several_seeds(CONSTANT_RATE[title]))
             hollow = {"linestyle": "none", "markerfacecolor": "none", "alpha": 0.5}
-            report.draw_batch_sizes(axis, rows, label=None, **hollow)
+            falling = by_several_seeds(sweeps)
+            report.draw_batch_sizes(axis, falling, label=None, **hollow)
         else:
             report.draw_batch_sizes(axis, rows)
         sizes = sorted(report.group_rows(rows, "batch_size").items())

@@ -48,8 +48,9 @@ def photographs() -> str:
         deviations:
     """
     caption = """
-        (ResNet-8 on CIFAR-100. Left: 24 steps; settings were chosen by three seeds on
-        held-out images, for the faint marks by one. Right: four epochs, by one seed.)
+        (ResNet-8 on CIFAR-100. Left: 24 steps with a constant learning rate, for the
+        faint marks with one that falls; settings were chosen by three seeds on held-out
+        images. Right: four epochs, rates that fall, chosen by one seed.)
     """
     of_muon = """
         `nlcg_muon` is ahead of Muon at batch 8,192: ResNet-8 on CIFAR-100 in 24, 48 and
@@ -108,8 +109,8 @@ def _constant_rate() -> str:
     return f"""
         None of these sweeps tried a learning rate that stays as it is. Among {number}
         trials with one, chosen by several seeds in the same way, `nlcg_muon` against
-        Muon reaches {leads}: ahead by more than the spread at both, and at batch 8,192
-        two points better for either.
+        Muon reaches {leads}: ahead by more than the spread at all three, and at the two
+        larger batches at least two points better for either.
     """
 
 

@@ -18,7 +18,11 @@ SWEEPS = (
     "sweep_tiny_imagenet_16x16_b8192",
 )
 # Sweeps of a constant learning rate, which the others did not try.
-CONSTANT_RATE = "sweep_cifar100_16x16_constant", "sweep_cifar100_16x16_b8192_constant"
+CONSTANT_RATE = (
+    "sweep_cifar100_16x16_constant",
+    "sweep_cifar100_16x16_b8192_constant",
+    "sweep_cifar100_16x16_b16384_constant",
+)
 # What is compared; of several sweeps of one optimizer, which differ in what they tune,
 # the best.
 PAIRS = (
