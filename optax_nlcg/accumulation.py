@@ -132,9 +132,11 @@ def multi_steps(
     ) -> tuple[Tree, MultiStepsState]:
         count, value_sum = state.multi_steps.mini_step, state.value_sum
         sums = state.multi_steps.acc_grads
+        # Older Optax wants gradients of the dtype that they are summed in.
+        updates = cast_like(updates, sums)
         if extra_args.get("grad") is not None:
             mean = jax.tree.map(lambda a, g: a + (g - a) / (count + 1), sums, updates)
-            extra_args["grad"] = jax.tree.map(jnp.conj, cast_like(mean, updates))
+            extra_args["grad"] = jax.tree.map(jnp.conj, cast_like(mean, sums))
         if value is not None:
             arguments.check_loss("multi_steps", value)
             total = jnp.where(count == 0, 0, value_sum) + value
