@@ -121,9 +121,7 @@ def scale_by_diagonal_bfgs(
 
         def differences(state):
             s = jax.tree.map(jnp.subtract, params, state.previous_params)
-            # Both rounded alike, or y would be rounding where the gradient is wider.
-            seen = tree.cast_like(updates, state.previous_gradient)
-            y = jax.tree.map(jnp.subtract, seen, state.previous_gradient)
+            y = tree.change(updates, state.previous_gradient)
             return s, y, tree.map_components(jnp.multiply, state.diagonal, s)
 
         s, y, hs = differences(state)

@@ -179,9 +179,7 @@ def scale_by_conjugate_direction(
 
         pairs = {"gz": (updates, z), "gp": (updates, state.direction)}
         if keeps_gradient:
-            # Both rounded alike, or y would be rounding where the gradient is wider.
-            seen = tree.cast_like(updates, state.previous_gradient)
-            y = jax.tree.map(jnp.subtract, seen, state.previous_gradient)
+            y = tree.change(updates, state.previous_gradient)
             pairs |= {"yp": (y, state.direction), "yz": (y, z)}
             if rule.needs_preconditioned_difference:
                 # The same P once more, so: the state after its update, and no

@@ -238,6 +238,14 @@ def cast_like(tree: Tree, like: Tree) -> Tree:
     )
 
 
+def change(new: Tree, old: Tree) -> Tree:
+    """The difference ``new - old``, after rounding ``new`` as ``old`` was rounded.
+
+    Otherwise, where the new ones are wider, it would be rounding noise.
+    """
+    return jax.tree.map(jnp.subtract, cast_like(new, old), old)
+
+
 def widen(tree: Tree) -> Tree:
     """Casts to float32 what is narrower."""
     return jax.tree.map(
