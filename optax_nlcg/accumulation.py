@@ -136,7 +136,7 @@ def multi_steps(
         updates = cast_like(updates, sums)
         if extra_args.get("grad") is not None:
             mean = jax.tree.map(lambda a, g: a + (g - a) / (count + 1), sums, updates)
-            extra_args["grad"] = jax.tree.map(jnp.conj, cast_like(mean, sums))
+            extra_args["grad"] = jax.tree.map(jnp.conj, mean)
         if value is not None:
             arguments.check_loss("multi_steps", value)
             total = jnp.where(count == 0, 0, value_sum) + value
