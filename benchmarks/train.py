@@ -222,9 +222,9 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
             if curve is not None:
                 curve.write(at, last)
             # One bad mini-batch may be skipped, whenever it is looked at.
-            whole = len(recent) == JUDGED_OVER or at + 1 == total_steps
-            judged = recent if at + 1 < total_steps else [last["loss"]]
-            if whole and not any(map(math.isfinite, judged)):
+            number = JUDGED_OVER if at + 1 < total_steps else 1
+            judged = list(recent)[-number:]
+            if len(judged) == number and not any(map(math.isfinite, judged)):
                 status, steps_done = "diverged", at + 1
                 spent = last["gradient_equivalents"]
                 break
