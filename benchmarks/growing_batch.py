@@ -32,8 +32,10 @@ PANELS: dict[str, Sweeps] = {
 }
 CONSTANT_RATE: dict[str, Sweeps] = {
     SAME_STEPS: tuple(
-        (f"{folder}_constant", num_epochs, 16)
-        for folder, num_epochs, _ in PANELS[SAME_STEPS]
+        (folder, num_epochs, 16)
+        for folder, (_, num_epochs, _) in zip(
+            sweep_pairs.CONSTANT_RATE, PANELS[SAME_STEPS], strict=True
+        )
     ),
 }
 
