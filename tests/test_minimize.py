@@ -560,8 +560,7 @@ def test_a_derivative_that_is_not_found_is_nan(x64):
     """A Hessian that is singular along what the argument pulls at."""
 
     def solve(t):
-        fun = lambda x: (x[0] - t) ** 2 + 0 * x[1]  # noqa: E731
-        return minimize(fun, jnp.zeros(2)).params
+        return minimize(lambda x: (x[0] - t) ** 2 + 0 * x[1], jnp.zeros(2)).params
 
     assert jnp.isnan(jax.grad(lambda t: solve(t).sum())(0.3))
     np.testing.assert_allclose(jax.grad(lambda t: solve(t)[0])(0.3), 1.0)
