@@ -155,8 +155,9 @@ def _conjugate_gradients(matvec: Callable[[Tree], Tree], rhs: Tree, tol: float) 
 
     start = tree.full_like(rhs, 0), rhs, rhs, size, 0
     x, _, _, residual, _ = jax.lax.while_loop(unfinished, advance, start)
-    solved = residual <= _UNSOLVED**2 * size
-    return jax.tree.map(lambda leaf: jnp.where(solved, leaf, jnp.nan), x)
+    # One, or 0 / 0. Selecting a constant would ask how it is split on an explicit mesh.
+    solved = (residual <= _UNSOLVED**2 * size).astype(size.dtype)
+    return jax.tree.map(lambda leaf: (solved / solved * leaf).astype(leaf.dtype), x)
 
 
 def _no_tangent(info: Tree) -> Tree:
