@@ -3,7 +3,7 @@
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,18 +11,18 @@ from benchmarks import report, sweep_choice, sweep_report
 
 SWEEPS = (
     "sweep_cifar100_16x16",
+    "sweep_cifar100_16x16_constant",
     "sweep_cifar100_16x16_b8192",
+    "sweep_cifar100_16x16_b8192_constant",
     "sweep_cifar100_16x16_b16384",
+    "sweep_cifar100_16x16_b16384_constant",
     "sweep_cifar100_16x16_vit",
     "sweep_cifar100_16x16_vit_b8192",
     "sweep_tiny_imagenet_16x16_b8192",
 )
-# Sweeps of a constant learning rate, which the others did not try.
-CONSTANT_RATE = (
-    "sweep_cifar100_16x16_constant",
-    "sweep_cifar100_16x16_b8192_constant",
-    "sweep_cifar100_16x16_b16384_constant",
-)
+# Those of a constant learning rate, which the others did not try.
+CONSTANT_RATE = tuple(name for name in SWEEPS if name.endswith("_constant"))
+FALLING_RATE = tuple(name for name in SWEEPS if name not in CONSTANT_RATE)
 # What is compared; of several sweeps of one optimizer, which differ in what they tune,
 # the best.
 PAIRS = (
@@ -33,9 +33,26 @@ PAIRS = (
 # The pair whose best trials were repeated with further seeds, and how many of them.
 REPEATED = "nlcg_muon", "muon"
 SHORTLISTED = 3
-Runs = dict[str, list[report.Row]]
 Choices = list[list[report.Row]]
-_WHAT = "images and network", "batch", "steps"
+
+
+class Length(NamedTuple):
+    """Runs of one length in a sweep.
+
+    Attributes:
+      what: it is, for a table.
+      out: folder of the sweep.
+      key: batch size and number of epochs.
+      runs: what was tested, by optimizer.
+    """
+
+    what: tuple[str, ...]
+    out: pathlib.Path
+    key: tuple[int, float]
+    runs: dict[str, list[report.Row]]
+
+
+_WHAT = "images and network", "batch", "steps", "rate"
 _NAMES = {
     "cifar100_16x16": "CIFAR-100",
     "tiny_imagenet_16x16": "Tiny-ImageNet",
@@ -61,11 +78,10 @@ def table() -> str:
     The one that `is_ahead` of the other is bold.
     """
     lines, every = [], []
-    for folder in SWEEPS:
-        for what, _, runs in _lengths(folder):
-            cells = [cell for pair in PAIRS for cell in _pair(runs, *pair)]
-            lines.append((*what, *cells))
-            every += itertools.chain(*runs.values())
+    for what, _, _, runs in lengths():
+        cells = [cell for pair in PAIRS for cell in _pair(runs, *pair)]
+        lines.append((*what, *cells))
+        every += itertools.chain(*runs.values())
     header = *_WHAT, *(name for ours, others in PAIRS for name in (ours, others[0]))
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
 
@@ -76,15 +92,14 @@ def chances() -> str:
     On held-out images, over all choices of half the trials of either.
     """
     lines = []
-    for folder in SWEEPS:
-        trials = sweep_choice.trial_groups(report.RESULTS / folder)
-        for what, key, runs in _lengths(folder):
-            cells = []
-            for ours, others in PAIRS:
-                best = _best(runs, others) if ours in runs else None
-                pair = [trials[*key, name] for name in (ours, best) if best]
-                cells.append(_chance(*pair) if pair else "")
-            lines.append((*what, *cells))
+    for what, out, key, runs in lengths():
+        trials = sweep_choice.trial_groups(out)
+        cells = []
+        for ours, others in PAIRS:
+            best = _best(runs, others) if ours in runs else None
+            pair = [trials[*key, name] for name in (ours, best) if best]
+            cells.append(_chance(*pair) if pair else "")
+        lines.append((*what, *cells))
     header = *_WHAT, *(f"{ours} over {others[0]}" for ours, others in PAIRS)
     return f"{report.markdown(header, lines)}\n"
 
@@ -93,8 +108,8 @@ def choices() -> str:
     """What other choices among the same trials come to, where the best were repeated.
 
     Test accuracy in percent: of the best trial on held-out images with one seed; of the
-    one of the best few with the highest mean there over several; and of all of those.
-    The one of a pair that `is_ahead` of the other is bold.
+    one of the best few with the highest mean there over several; and of all of those,
+    where all were tested. The one of a pair that `is_ahead` of the other is bold.
     """
     lines, every = [], []
     for what, number, ours, theirs in repeated():
@@ -123,44 +138,42 @@ def repeated(
       choices: the best trial, the one of the best few with the highest mean, and all of
       those.
     """
-    for folder in folders:
-        out = report.RESULTS / folder
+    for what, out, key, _ in lengths(folders):
         trials = sweep_choice.trial_groups(out)
-        for what, key, _ in _lengths(folder):
-            pair = [trials.get((*key, name), []) for name in REPEATED]
-            ours, theirs = (choices_of(out, rows) for rows in pair)
-            if ours and theirs:
-                yield what, len(pair[0]), ours, theirs
+        pair = [trials.get((*key, name), []) for name in REPEATED]
+        ours, theirs = (choices_of(out, rows) for rows in pair)
+        if ours and theirs:
+            yield what, len(pair[0]), ours, theirs
 
 
 def choices_of(out: pathlib.Path, trials: Sequence[report.Row]) -> Choices | None:
     """The tests of three choices among trials; None where they were not repeated.
 
     They are the best trial, the one of the best few with the highest mean over several
-    seeds, and all of those.
+    seeds, and all of those, or nothing where some were not tested.
     """
     best = sweep_choice.shortlist(out, trials, SHORTLISTED)
     by_mean = sweep_choice.best_by_mean(best)
     if by_mean is None:
         return None
-    every = [row for candidate in best for row in candidate.tests]
+    tested = all(candidate.tests for candidate in best)
+    every = [row for candidate in best for row in candidate.tests if tested]
     return [best[0].tests, by_mean.tests, every]
 
 
 def settings() -> str:
     """What was chosen for conjugate directions: where to start from."""
     lines = []
-    for folder in SWEEPS:
-        out = report.RESULTS / folder
+    for (*what, _), out, key, runs in lengths():
         trials = sweep_choice.trial_groups(out)
-        for what, key, runs in _lengths(folder):
-            for name, _ in PAIRS:
-                if name in runs:
-                    best = sweep_choice.shortlist(out, trials[*key, name], SHORTLISTED)
-                    chosen = sweep_choice.best_by_mean(best) or best[0]
-                    lines.append((*what, name, *_setting(chosen.trial["config"])))
-    header = *_WHAT, "optimizer", "learning rate", "schedule", "warm-up", "weight decay"
-    header += "label smoothing", "largest beta"
+        for name, _ in PAIRS:
+            if name in runs:
+                best = sweep_choice.shortlist(out, trials[*key, name], SHORTLISTED)
+                chosen = sweep_choice.best_by_mean(best) or best[0]
+                lines.append((*what, name, *_setting(chosen.trial["config"])))
+    # The schedule says what the rate does.
+    header = *_WHAT[:-1], "optimizer", "learning rate", "schedule", "warm-up"
+    header += "weight decay", "label smoothing", "largest beta"
     return f"{report.markdown(header, lines)}\n"
 
 
@@ -182,27 +195,39 @@ def _chance(ours: Sequence[report.Row], others: Sequence[report.Row]) -> str:
     return f"{100 * share:.0f} ({half} of {len(ours)})"
 
 
-def _lengths(folder: str) -> Iterator[tuple[tuple[str, ...], tuple[int, float], Runs]]:
-    """Of each length of run in a sweep: its name, its key and what was tested."""
-    by_length = report.group_rows(
-        sweep_choice.final_runs(report.RESULTS / folder), "batch_size", "num_epochs"
-    )
-    for key, rows in sorted(by_length.items()):
-        config = rows[0]["config"]
-        what = f"{_NAMES[config['dataset']]}, {_NAMES[config['model']]}"
-        size = f"{config['batch_size']:,}"
-        runs = report.group_rows(rows, "optimizer")
-        named = {name: same for (name,), same in runs.items()}
-        yield (what, size, f"{report.num_steps(rows):,}"), key, named
+def lengths(folders: Sequence[str] = SWEEPS) -> list[Length]:
+    """All lengths of runs; those with a constant rate behind those with falling ones.
+
+    Args:
+      folders: of sweeps, those on the same images with the same network together.
+    """
+    found = []
+    for folder in folders:
+        out = report.RESULTS / folder
+        by_length = report.group_rows(
+            sweep_choice.final_runs(out), "batch_size", "num_epochs"
+        )
+        for key, rows in by_length.items():
+            config = rows[0]["config"]
+            name = f"{_NAMES[config['dataset']]}, {_NAMES[config['model']]}"
+            size, steps = f"{config['batch_size']:,}", f"{report.num_steps(rows):,}"
+            rate = "constant" if folder in CONSTANT_RATE else "falls"
+            runs = report.group_rows(rows, "optimizer")
+            named = {name: same for (name,), same in runs.items()}
+            found.append(Length((name, size, steps, rate), out, key, named))
+    names = [length.what[0] for length in found]
+    return sorted(found, key=lambda length: (names.index(length.what[0]), *length.key))
 
 
-def _best(runs: Runs, names: Sequence[str]) -> str | None:
+def _best(runs: dict[str, list[report.Row]], names: Sequence[str]) -> str | None:
     """The one with the highest accuracy of those that ran."""
     ran = [name for name in names if name in runs]
     return max(ran, key=lambda name: np.mean(accuracies(runs[name])), default=None)
 
 
-def _pair(runs: Runs, name: str, others: Sequence[str]) -> tuple[str, str]:
+def _pair(
+    runs: dict[str, list[report.Row]], name: str, others: Sequence[str]
+) -> tuple[str, str]:
     ours, best = runs.get(name, []), _best(runs, others)
     theirs = runs[best] if best is not None else []
     return _cell(ours, theirs), _cell(theirs, ours)
