@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_nlcg import arguments
-from optax_nlcg.tree import Tree, cast_like, scalar_dtype
+from optax_nlcg.tree import Tree, cast_like, lay_out_like, scalar_dtype
 
 
 class MultiStepsState(NamedTuple):
@@ -117,7 +117,7 @@ def multi_steps(
 
     def init(params: Tree) -> MultiStepsState:
         return MultiStepsState(
-            accumulator(params).init(params),
+            lay_out_like(params, accumulator(params).init(params)),
             jnp.zeros((), scalar_dtype(params)),
             jnp.zeros((), jnp.int32),
         )

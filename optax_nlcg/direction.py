@@ -161,7 +161,7 @@ def scale_by_conjugate_direction(
             metric=jnp.zeros((), dtype),
             direction=jax.tree.map(buffer, params),
             previous_gradient=tree.full_like(params, 0) if keeps_gradient else None,
-            preconditioner=precondition.init(params),
+            preconditioner=tree.lay_out_like(params, precondition.init(params)),
         )
 
     def update_fn(

@@ -21,7 +21,7 @@ from optax_nlcg.matrix_axes import (
     stack_split,
     unfold,
 )
-from optax_nlcg.tree import Tree, cast_like, widen
+from optax_nlcg.tree import Tree, cast_like, lay_out_like, widen
 
 # Entries of an update have this root mean square, a usual one for Adam's updates, so
 # that one learning rate suits matrices and all else (Liu et al., 2025, equation 4).
@@ -221,7 +221,7 @@ def _in_single_precision(
     """
 
     def init_fn(params: Tree) -> Tree:
-        return transformation.init(widen(params))
+        return lay_out_like(params, transformation.init(widen(params)))
 
     def update_fn(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         z, state = transformation.update(widen(updates), state, params)

@@ -194,15 +194,52 @@ def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> T
     """
 
     def leaf_like(x):
-        # Something that is nowhere true is added: it ties layouts and changes nothing.
-        # Its shape and type are those of what is computed of x: an array that a traced
-        # function closes over does not tell how it is split over an explicit mesh.
-        other = jnp.asarray(x != x)
-        nowhere = jnp.logical_and(other, jnp.logical_not(other))
         own = jnp.result_type(x) if dtype is None else dtype
-        return nowhere.astype(own) + jnp.asarray(value, own)
+        return _nowhere(x).astype(own) + jnp.asarray(value, own)
 
     return jax.tree.map(leaf_like, tree)
+
+
+def lay_out_like(tree: Tree, state: Any) -> Any:
+    """The state that Optax makes for a tree, laid out like the tree.
+
+    Optax's zeros forget the layout where ``init`` is compiled, see :func:`full_like`:
+    every device then holds, or one of them, all of what is meant to be split.
+
+    Args:
+        tree: tree of arrays.
+        state: a new state; what it holds in trees of the same structure and shapes is
+            laid out.
+
+    Returns:
+        The state with the same values.
+    """
+    structure = jax.tree.structure(tree)
+
+    def is_like(node):
+        return jax.tree.structure(node) == structure
+
+    def leaf_like(x, leaf):
+        if jnp.shape(leaf) != jnp.shape(x) or not jnp.issubdtype(
+            jnp.result_type(leaf), jnp.inexact
+        ):
+            return leaf
+        return leaf + _nowhere(x).astype(leaf.dtype)
+
+    def node_like(node):
+        return jax.tree.map(leaf_like, tree, node) if is_like(node) else node
+
+    return jax.tree.map(node_like, state, is_leaf=is_like)
+
+
+def _nowhere(x: Any) -> jax.Array:
+    """False like an array: added to something, it ties layouts and changes nothing.
+
+    Its shape and type are those of what is computed of the array: one that a traced
+    function closes over does not tell how it is split over an explicit mesh.
+    """
+    other = jnp.asarray(x != x)
+    return jnp.logical_and(other, jnp.logical_not(other))
 
 
 def map_components(fn: Callable[..., jax.Array], *trees: Tree) -> Tree:

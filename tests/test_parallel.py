@@ -51,6 +51,12 @@ OPTIMIZERS = {
     "diagonal_given": with_diagonal,
     "diagonal_estimated": with_diagonal,
     "curvature_search": with_curvature_search,
+    "adam_scaling": lambda: optax_nlcg.nlcg(
+        0.01,
+        preconditioner=optax.scale_by_rms(
+            0.999, eps_in_sqrt=False, bias_correction=True
+        ),
+    ),
     "orthogonalization": lambda: optax_nlcg.nlcg(
         0.05, preconditioner=optax_nlcg.scale_by_orthogonalization()
     ),
@@ -59,7 +65,13 @@ OPTIMIZERS = {
     "ml_ncg": lambda: optax_nlcg.reference.ml_ncg(0.3),
 }
 # One for each kind of stage, for modes that differ little from another.
-KINDS = "default", "diagonal_estimated", "curvature_search", "nonlinear_cg"
+KINDS = (
+    "default",
+    "diagonal_estimated",
+    "curvature_search",
+    "orthogonalization",
+    "nonlinear_cg",
+)
 # The other does not work on parts of the parameters, see `over_shards`.
 ON_PARTS = [n for n in OPTIMIZERS if n != "diagonal_estimated"]
 
@@ -259,12 +271,16 @@ def test_pmap_with_parts_of_the_parameters():
     assert_same("default", (got, losses[0]))
 
 
-@pytest.mark.parametrize("name", [*KINDS, "ml_ncg"])
-def test_state_is_sharded_like_the_parameters(name):
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "multi_steps"])
+def test_state_is_sharded_like_the_parameters(name, axis_type):
     """From a compiled ``init`` on, where zeros have no layout of their own."""
-    tx = OPTIMIZERS[name]()
-    params, xs, ys = make_problem()
-    params = put(make_mesh(), params, SPECS)
+    if name == "multi_steps":
+        tx = optax_nlcg.multi_steps(optax.adam(0.1), every_k=2)
+    else:
+        tx = OPTIMIZERS[name]()
+    params, _, _ = make_problem()
+    params = put(make_mesh(axis_type), params, SPECS)
 
     def assert_sharded(tree):
         layouts = {shape: params[name].sharding for name, shape in SHAPES.items()}
@@ -275,8 +291,9 @@ def test_state_is_sharded_like_the_parameters(name):
 
     @jit
     def step(params, state):
+        # Products over an axis that is split would need more on an explicit mesh.
         def value_fn(p):
-            return loss(p, xs[0], ys[0])
+            return sum(jnp.sum(jnp.cosh(x)) for x in jax.tree.leaves(p))
 
         value, grads = jax.value_and_grad(value_fn)(params)
         return tx.update(

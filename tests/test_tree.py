@@ -173,6 +173,32 @@ def test_full_like_what_a_traced_function_closes_over(kind):
         assert jax.typeof(full) == jax.typeof(x)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_lay_out_like(kind):
+    """Zeros that Optax makes in a compiled ``init``; nothing else changes."""
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(kind,))
+    split = NamedSharding(mesh, P("x"))
+    params = {"w": jax.device_put(jnp.array([jnp.nan, 1.0]), split), "s": jnp.ones(())}
+
+    @jax.jit
+    def init(params):
+        state = {
+            "mean": {"w": jnp.full(2, jnp.inf), "s": -jnp.ones((), jnp.bfloat16)},
+            "of another shape": {"w": jnp.ones(3), "s": jnp.ones(())},
+            "counts": {"w": jnp.ones(2, jnp.int32), "s": jax.random.key(0)},
+            "rate": jnp.ones(()),
+            "none": None,
+        }
+        return state, tree.lay_out_like(params, state)
+
+    state, laid_out = init(params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(laid_out, state)
+    keys = laid_out["counts"].pop("s"), state["counts"].pop("s")
+    chex.assert_trees_all_equal(laid_out, state)
+    chex.assert_trees_all_equal(*map(jax.random.key_data, keys))
+    assert laid_out["mean"]["w"].sharding.is_equivalent_to(split, 1)
+
+
 def test_double_precision_of_numpy_is_single_precision_here():
     cast = tree.cast_like({"w": jnp.ones(2)}, {"w": np.ones(2)})
     assert cast["w"].dtype == jnp.float32
