@@ -81,17 +81,17 @@ def photographs() -> str:
 
 def _by_several_seeds(folders: Sequence[str]) -> tuple[int, str]:
     """How many trials each had, and what several seeds chose among them comes to."""
-
-    def percent(rows: list[report.Row]) -> str:
-        return f"{np.mean(sweep_pairs.accuracies(rows)):.1f}"
-
     repeated = list(sweep_pairs.repeated(folders))
     (number,) = {number for _, number, *_ in repeated}
     *leads, last = (
-        f"{percent(ours)} against {percent(theirs)} at batch {size}"
+        f"{_percent(ours)} against {_percent(theirs)} at batch {size}"
         for (_, size, *_), _, (_, ours, _), (_, theirs, _) in repeated
     )
     return number, f"{', '.join(leads)} and {last}"
+
+
+def _percent(rows: Sequence[report.Row]) -> str:
+    return f"{np.mean(sweep_pairs.accuracies(rows)):.1f}"
 
 
 def _luck() -> str:
@@ -118,24 +118,20 @@ def _constant_rate() -> str:
 
 def _parts() -> str:
     """What earns the lead over Muon."""
-    folder, num_epochs = ROOT / RESULTS / "sweep_cifar100_16x16_b8192", 4
-    names = "steepest_muon", "muon", "nlcg_muon_constant", "nlcg_muon"
-    number = min(
-        len(rows)
-        for (_, epochs, name), rows in sweep_choice.trial_groups(folder).items()
-        if name in names and epochs == num_epochs
-    )
-    tested = report.group_rows(
-        sweep_choice.final_runs(folder, num_epochs, number), "optimizer"
-    )
-    none, muon, constant, rule = (
-        f"{np.mean(sweep_pairs.accuracies(tested[name,])):.1f}" for name in names
-    )
+    folder = ROOT / RESULTS / "sweep_cifar100_16x16_b8192_constant"
+    reached = {}
+    for (*_, name), trials in sweep_choice.trial_groups(folder).items():
+        choices = sweep_pairs.choices_of(folder, trials)
+        assert choices is not None  # all were repeated
+        _, by_several_seeds, _ = choices
+        reached[name] = _percent(by_several_seeds)
     return f"""
         What earns the lead is the sum of directions in Muon's metric. In 24 steps at
-        batch 8,192 the metric alone, with nothing of the past, reaches {none} percent;
-        with Muon's average of gradients it reaches {muon}, with a constant times the
-        last direction {constant}, with the rule for beta {rule}. The rule helps where
+        batch 8,192 with a constant rate the metric alone, with nothing of the past,
+        reaches {reached["steepest_muon"]} percent; with Muon's average of gradients it
+        reaches {reached["muon"]}, with a constant times the last direction
+        {reached["nlcg_muon_constant"]}, with the rule for beta {reached["nlcg_muon"]}.
+        With rates that fall their order is the same, and there the rule helps where
         there are few trials to tune with ([choosing](docs/choosing.md)).
     """
 

@@ -269,7 +269,7 @@ def sections() -> dict[str, str]:
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 16 \\\n"
                 "    --schedules constant --num-tested 3 --repeat-seeds 4 5 \\\n"
-                "    --optimizers nlcg_muon muon \\\n"
+                "    --optimizers nlcg_muon muon nlcg_muon_constant steepest_muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192_constant\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 16384 --num-microbatches 32 --num-epochs 8 \\\n"

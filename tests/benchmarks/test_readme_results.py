@@ -382,6 +382,32 @@ def test_what_the_past_earns_in_muons_metric():
     assert constant - muon > of_constant + of_muon
 
 
+def test_what_the_past_earns_at_a_constant_rate():
+    """As README and docs/choosing.md say: the same, and the rule nothing more."""
+    folder = RESULTS / "sweep_cifar100_16x16_b8192_constant"
+    reached = {}
+    for (*_, name), trials in sweep_choice.trial_groups(folder).items():
+        assert len(trials) == 16
+        _, by_several_seeds, _ = sweep_pairs.choices_of(folder, trials)
+        values = sweep_pairs.accuracies(by_several_seeds)
+        reached[name] = np.mean(values), np.std(values, ddof=1)
+    assert set(reached) == {"steepest_muon", "muon", "nlcg_muon_constant", "nlcg_muon"}
+    (none, spread), (muon, of_muon) = reached["steepest_muon"], reached["muon"]
+    constant, of_constant = reached["nlcg_muon_constant"]
+    rule, of_rule = reached["nlcg_muon"]
+    assert spread + of_muon < muon - none < 2.5
+    assert constant - none == pytest.approx(6, abs=0.25)
+    assert constant - muon > of_constant + of_muon
+    assert 0 < rule - constant < of_rule + of_constant
+    trials = sweep_choice.trial_groups(folder)
+    for number in 1, 2, 4, 8:
+        few, of_constant = (
+            sweep_choice.expected_best(trials[8192, 4, name], number)
+            for name in ("nlcg_muon", "nlcg_muon_constant")
+        )
+        assert abs(few - of_constant) < 0.2
+
+
 @pytest.mark.parametrize(
     ("folder", "num_epochs"),
     [
