@@ -288,6 +288,19 @@ def sections() -> dict[str, str]:
                 for folder in sweep_pairs.CONSTANT_RATE
             )
         ),
+        "CIFAR-100 at 16x16 pixels, a larger network": (
+            command(
+                f"{run}.transfer \\\n"
+                "    benchmarks/results/sweep_cifar100_16x16_b8192_constant \\\n"
+                "    --model resnet20 --data-dir data --optimizers nlcg_muon muon \\\n"
+                f"    --out benchmarks/results/{readme.LARGER_NETWORK}"
+            )
+            + "\nWhat the sweep with a constant rate chose at batch 8,192, with "
+            "ResNet-20 in place of ResNet-8, the same seeds, and nothing tuned again. "
+            "In so few steps the larger network is the worse one with either "
+            "optimizer. Test accuracy in percent:\n\n"
+            + include(f"{readme.LARGER_NETWORK}/table.md")
+        ),
         "Tiny-ImageNet at 16x16 pixels": (
             command(
                 f"{run}.sweep --config tiny_imagenet_16x16_resnet8 --data-dir data \\\n"

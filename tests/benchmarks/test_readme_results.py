@@ -515,6 +515,34 @@ def test_a_constant_learning_rate():
             assert {row["config"]["schedule"] for row in trials} == {"constant"}
 
 
+def test_what_was_chosen_with_a_larger_network():
+    """As README and docs/choosing.md say: ahead, with the same settings for both."""
+    rows = report.load(RESULTS / readme.LARGER_NETWORK / "results.jsonl")
+    chosen = sweep_choice.final_runs(RESULTS / "sweep_cifar100_16x16_b8192_constant")
+    runs = report.group_rows(rows, "optimizer", "seed")
+    names, seeds = ("nlcg_muon", "muon"), (1, 2, 3)
+    assert set(runs) == {(name, seed) for name in names for seed in seeds}
+    for row in rows:
+        (before,) = (
+            other
+            for other in chosen
+            if all(
+                other["config"][k] == row["config"][k] for k in ("optimizer", "seed")
+            )
+        )
+        kept = sweep.identity(before["config"]) | {"model": "resnet20"}
+        assert sweep.identity(row["config"]) == kept
+    ours, theirs = (
+        sweep_pairs.accuracies([row for seed in seeds for row in runs[name, seed]])
+        for name in names
+    )
+    assert sweep_pairs.is_ahead(ours, theirs)
+    assert np.mean(ours) - np.mean(theirs) == pytest.approx(3, abs=0.25)
+    small = report.group_rows(chosen, "optimizer")
+    for name, larger in zip(names, (ours, theirs), strict=True):
+        assert sweep_pairs.is_ahead(sweep_pairs.accuracies(small[name,]), larger)
+
+
 def test_what_the_paper_protocol_is_missing():
     """As the README says: its test accuracies are of stale statistics, one run each."""
     rows = report.load(readme.ROOT / readme.CIFAR / "results.jsonl")
