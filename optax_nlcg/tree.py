@@ -204,7 +204,7 @@ def lay_out_like(tree: Tree, state: Any) -> Any:
     """The state that Optax makes for a tree, laid out like the tree.
 
     Optax's zeros forget the layout where ``init`` is compiled, see :func:`full_like`:
-    every device then holds, or one of them, all of what is meant to be split.
+    one device, or each of them, then holds all of what is meant to be split.
 
     Args:
         tree: tree of arrays.
@@ -220,11 +220,10 @@ def lay_out_like(tree: Tree, state: Any) -> Any:
         return jax.tree.structure(node) == structure
 
     def leaf_like(x, leaf):
-        if jnp.shape(leaf) != jnp.shape(x) or not jnp.issubdtype(
-            jnp.result_type(leaf), jnp.inexact
-        ):
+        dtype = jnp.result_type(leaf)
+        if jnp.shape(leaf) != jnp.shape(x) or not jnp.issubdtype(dtype, jnp.inexact):
             return leaf
-        return leaf + _nowhere(x).astype(leaf.dtype)
+        return leaf + _nowhere(x).astype(dtype)
 
     def node_like(node):
         return jax.tree.map(leaf_like, tree, node) if is_like(node) else node

@@ -186,6 +186,7 @@ def test_lay_out_like(kind):
             "mean": {"w": jnp.full(2, jnp.inf), "s": -jnp.ones((), jnp.bfloat16)},
             "of another shape": {"w": jnp.ones(3), "s": jnp.ones(())},
             "counts": {"w": jnp.ones(2, jnp.int32), "s": jax.random.key(0)},
+            "numbers": {"w": 1.0, "s": 0.5},
             "rate": jnp.ones(()),
             "none": None,
         }
