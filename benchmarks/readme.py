@@ -38,8 +38,8 @@ def photographs() -> str:
         paper's optimizer; `nlcg_muon` and `nlcg_adam` are the same with Muon's
         orthogonalisation and with Adam's scaling as the preconditioner ("Muon's metric"
         and "Adam's metric" below). Each stands beside the optimizer that it is compared
-        with. Everything is tuned anew on every line, under learning rates that fall in
-        several ways or ones that stay constant after a warm-up:
+        with. Everything is tuned anew on every line, under learning rates that fall or,
+        where it says so, stay constant after a warm-up:
         {", ".join(map(str, fewer))} or {most} trials on held-out images, the same
         number for both of a pair, chose learning rate, schedule, warm-up, weight decay,
         label smoothing and one parameter of its own for each optimizer (for AdamW `b2`,
@@ -86,7 +86,7 @@ def _by_several_seeds(folders: Sequence[str]) -> tuple[int, str]:
     (number,) = {number for _, number, *_ in repeated}
     *leads, last = (
         f"{_percent(ours)} against {_percent(theirs)} at batch {size}"
-        for (_, size, *_), _, (_, ours, _), (_, theirs, _) in repeated
+        for (_, size, _), _, (_, ours, _), (_, theirs, _) in repeated
     )
     return number, f"{', '.join(leads)} and {last}"
 

@@ -52,7 +52,7 @@ class Length(NamedTuple):
     runs: dict[str, list[report.Row]]
 
 
-_WHAT = "images and network", "batch", "steps", "rate"
+_WHAT = "images and network", "batch", "steps"
 _NAMES = {
     "cifar100_16x16": "CIFAR-100",
     "tiny_imagenet_16x16": "Tiny-ImageNet",
@@ -164,16 +164,15 @@ def choices_of(out: pathlib.Path, trials: Sequence[report.Row]) -> Choices | Non
 def settings() -> str:
     """What was chosen for conjugate directions: where to start from."""
     lines = []
-    for (*what, _), out, key, runs in lengths():
+    for what, out, key, runs in lengths():
         trials = sweep_choice.trial_groups(out)
         for name, _ in PAIRS:
             if name in runs:
                 best = sweep_choice.shortlist(out, trials[*key, name], SHORTLISTED)
                 chosen = sweep_choice.best_by_mean(best) or best[0]
                 lines.append((*what, name, *_setting(chosen.trial["config"])))
-    # The schedule says what the rate does.
-    header = *_WHAT[:-1], "optimizer", "learning rate", "schedule", "warm-up"
-    header += "weight decay", "label smoothing", "largest beta"
+    header = *_WHAT, "optimizer", "learning rate", "schedule", "warm-up", "weight decay"
+    header += "label smoothing", "largest beta"
     return f"{report.markdown(header, lines)}\n"
 
 
@@ -211,10 +210,11 @@ def lengths(folders: Sequence[str] = SWEEPS) -> list[Length]:
             config = rows[0]["config"]
             name = f"{_NAMES[config['dataset']]}, {_NAMES[config['model']]}"
             size, steps = f"{config['batch_size']:,}", f"{report.num_steps(rows):,}"
-            rate = "constant" if folder in CONSTANT_RATE else "falls"
+            if folder in CONSTANT_RATE:  # a column of its own would be one too many
+                steps += ", constant"
             runs = report.group_rows(rows, "optimizer")
             named = {name: same for (name,), same in runs.items()}
-            found.append(Length((name, size, steps, rate), out, key, named))
+            found.append(Length((name, size, steps), out, key, named))
     names = [length.what[0] for length in found]
     return sorted(found, key=lambda length: (names.index(length.what[0]), *length.key))
 

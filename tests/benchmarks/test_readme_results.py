@@ -472,7 +472,7 @@ def test_choice_by_several_seeds():
     """As README and docs/choosing.md say: ahead but at the smallest batch."""
     leads = {}
     repeated = sweep_pairs.repeated(sweep_pairs.FALLING_RATE)
-    for (_, size, steps, _), number, ours, theirs in repeated:
+    for (_, size, steps), number, ours, theirs in repeated:
         assert (number, steps) == (48, "24")
         _, by_mean, _ = map(sweep_pairs.accuracies, ours)
         _, of_muon, _ = map(sweep_pairs.accuracies, theirs)
@@ -489,13 +489,13 @@ def test_choice_by_several_seeds():
 def test_a_constant_learning_rate():
     """As README and docs/choosing.md say: better for both at the larger batches."""
     repeated = sweep_pairs.repeated(sweep_pairs.FALLING_RATE)
-    falling = {what[:-1]: pair for what, _, *pair in repeated}
+    falling = {size: pair for (_, size, _), _, *pair in repeated}
     leads = {}
-    for (*what, _), number, *pair in sweep_pairs.repeated(sweep_pairs.CONSTANT_RATE):
+    for what, number, *pair in sweep_pairs.repeated(sweep_pairs.CONSTANT_RATE):
         _, size, steps = what
-        assert (number, steps) == (16, "24")
+        assert (number, steps) == (16, "24, constant")
         constant = [sweep_pairs.accuracies(by_mean) for _, by_mean, _ in pair]
-        before = [sweep_pairs.accuracies(by_mean) for _, by_mean, _ in falling[*what]]
+        before = [sweep_pairs.accuracies(by_mean) for _, by_mean, _ in falling[size]]
         for ours, others in zip(constant, before, strict=True):
             better = sweep_pairs.is_ahead(ours, others)
             assert better == (size != "2,048")
