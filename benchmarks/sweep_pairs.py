@@ -113,15 +113,12 @@ def choices() -> str:
     """
     lines, every = [], []
     for what, number, ours, theirs in repeated():
-        cells = [
-            cell
-            for one, other in zip(ours, theirs, strict=True)
-            for cell in (_cell(one, other), _cell(other, one))
-        ]
-        lines.append((*what, str(number), *cells))
+        both = (ours, theirs), (theirs, ours)
+        for name, (chosen, others) in zip(REPEATED, both, strict=True):
+            lines.append((*what, str(number), name, *map(_cell, chosen, others)))
         every += itertools.chain(*ours, *theirs)
-    kinds = "one seed", "several seeds", f"all {SHORTLISTED}"
-    header = *_WHAT, "trials", *(f"{n}, {kind}" for kind in kinds for n in REPEATED)
+    header = *_WHAT, "trials", "optimizer", "one seed", "several seeds"
+    header += (f"all {SHORTLISTED}",)
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
 
 
@@ -171,8 +168,8 @@ def settings() -> str:
                 best = sweep_choice.shortlist(out, trials[*key, name], SHORTLISTED)
                 chosen = sweep_choice.best_by_mean(best) or best[0]
                 lines.append((*what, name, *_setting(chosen.trial["config"])))
-    header = *_WHAT, "optimizer", "learning rate", "schedule", "warm-up", "weight decay"
-    header += "label smoothing", "largest beta"
+    header = *_WHAT, "optimizer", "rate", "schedule", "warm-up", "decay", "smoothing"
+    header += ("largest beta",)
     return f"{report.markdown(header, lines)}\n"
 
 

@@ -21,6 +21,8 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = project
 exclude_patterns = ["_build"]
 
