@@ -61,8 +61,9 @@ def photographs() -> str:
         with rates that fall; with constant rates `nlcg_muon` is ahead there too.
     """
     of_adam = """
-        `nlcg_adam` is ahead of AdamW on every line, and on CIFAR-100 at batch 8,192 of
-        LAMB and LARS too.
+        `nlcg_adam` is ahead of AdamW on every line with rates that fall, and on
+        CIFAR-100 at batch 8,192 of LAMB and LARS too; on the one with a constant rate
+        the two are level.
     """
     return f"""\
 ![Test accuracy against batch size]({RESULTS / growing_batch.PICTURE})

@@ -264,8 +264,9 @@ def sections() -> dict[str, str]:
             command(
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --num-epochs 1 --num-trials 16 --schedules constant \\\n"
-                "    --num-tested 3 --repeat-seeds 4 5 --optimizers nlcg_muon muon "
-                "\\\n    --out benchmarks/results/sweep_cifar100_16x16_constant\n"
+                "    --num-tested 3 --repeat-seeds 4 5 \\\n"
+                "    --optimizers nlcg_muon muon nlcg_adam adamw \\\n"
+                "    --out benchmarks/results/sweep_cifar100_16x16_constant\n"
                 f"{run}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 16 \\\n"
                 "    --schedules constant --num-tested 3 --repeat-seeds 4 5 \\\n"

@@ -196,7 +196,12 @@ def test_where_to_start():
             (0.02, 0.05),
             (0.001, 0.5),
         ),
-        "nlcg_adam": ((0.0025, 0.008), {"linear"}, (0.05, 0.2), (0.001, 0.01)),
+        "nlcg_adam": (
+            (0.0025, 0.008),
+            {"linear", "constant"},
+            (0.02, 0.2),
+            (0.001, 0.2),
+        ),
         "nlcg": ((2.5, 6.0), {"cosine"}, (0.02, 0.1), (4e-5, 4e-4)),
     }
     bounds = {"nlcg_muon": "0.8", "nlcg_adam": "0.9", "nlcg": "0.9"}
@@ -422,6 +427,14 @@ def test_level_with_muon(folder, num_epochs):
     """As README and docs/choosing.md say of every batch but 8,192."""
     (ours, spread), (theirs, other_spread) = means_and_spreads(
         folder, num_epochs, "nlcg_muon", "muon"
+    )
+    assert abs(ours - theirs) < spread + other_spread
+
+
+def test_level_with_adamw_at_a_constant_rate():
+    """As README and docs/choosing.md say."""
+    (ours, spread), (theirs, other_spread) = means_and_spreads(
+        "sweep_cifar100_16x16_constant", 1, "nlcg_adam", "adamw"
     )
     assert abs(ours - theirs) < spread + other_spread
 
