@@ -9,6 +9,7 @@ marks the ones with rates that fall, of either what several seeds chose.
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -63,14 +64,17 @@ def comparable(sweeps: Sweeps) -> list[report.Row]:
     return [row for name in names for groups in runs for row in groups[name]]
 
 
-def by_several_seeds(sweeps: Sweeps) -> list[report.Row]:
+def by_several_seeds(
+    sweeps: Sweeps, names: Sequence[str] = sweep_pairs.REPEATED
+) -> list[report.Row]:
     """Final runs of what several seeds chose; the best trials were repeated.
 
     Args:
       sweeps: folders, numbers of epochs and of trials.
+      names: of optimizers that all of them have.
     """
     rows = []
-    for name in sweep_pairs.REPEATED:
+    for name in names:
         for folder, num_epochs, num_trials in sweeps:
             out = report.RESULTS / folder
             (trials,) = (

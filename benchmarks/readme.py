@@ -126,19 +126,15 @@ def _constant_rate() -> str:
 
 def _parts() -> str:
     """What earns the lead over Muon."""
-    folder = ROOT / RESULTS / "sweep_cifar100_16x16_b8192_constant"
-    reached = {}
-    for (*_, name), trials in sweep_choice.trial_groups(folder).items():
-        choices = sweep_pairs.choices_of(folder, trials)
-        assert choices is not None  # all were repeated
-        _, by_several_seeds, _ = choices
-        reached[name] = _percent(by_several_seeds)
+    names = "steepest_muon", "muon", "nlcg_muon_constant", "nlcg_muon"
+    sweeps = (("sweep_cifar100_16x16_b8192_constant", 4, 16),)
+    runs = report.group_rows(growing_batch.by_several_seeds(sweeps, names), "optimizer")
+    none, muon, constant, rule = (_percent(runs[name,]) for name in names)
     return f"""
         What earns the lead is the sum of directions in Muon's metric. In 24 steps at
         batch 8,192 with a constant rate the metric alone, with nothing of the past,
-        reaches {reached["steepest_muon"]} percent; with Muon's average of gradients it
-        reaches {reached["muon"]}, with a constant times the last direction
-        {reached["nlcg_muon_constant"]}, with the rule for beta {reached["nlcg_muon"]}.
+        reaches {none} percent; with Muon's average of gradients it reaches {muon}, with
+        a constant times the last direction {constant}, with the rule for beta {rule}.
         With rates that fall their order is the same, and there the rule helps where
         there are few trials to tune with ([choosing](docs/choosing.md)).
     """

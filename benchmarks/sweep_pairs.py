@@ -33,10 +33,19 @@ PAIRS = (
 # The pair whose best trials were repeated with further seeds, and how many of them.
 REPEATED = "nlcg_muon", "muon"
 SHORTLISTED = 3
+Runs = dict[str, list[report.Row]]
 Choices = list[list[report.Row]]
 
+_WHAT = "images and network", "batch", "steps"
+_NAMES = {
+    "cifar100_16x16": "CIFAR-100",
+    "tiny_imagenet_16x16": "Tiny-ImageNet",
+    "resnet8": "ResNet-8",
+    "vit": "transformer",
+}
 
-class Length(NamedTuple):
+
+class _Length(NamedTuple):
     """Runs of one length in a sweep.
 
     Attributes:
@@ -49,16 +58,7 @@ class Length(NamedTuple):
     what: tuple[str, ...]
     out: pathlib.Path
     key: tuple[int, float]
-    runs: dict[str, list[report.Row]]
-
-
-_WHAT = "images and network", "batch", "steps"
-_NAMES = {
-    "cifar100_16x16": "CIFAR-100",
-    "tiny_imagenet_16x16": "Tiny-ImageNet",
-    "resnet8": "ResNet-8",
-    "vit": "transformer",
-}
+    runs: Runs
 
 
 def is_ahead(ours: Sequence[float], others: Sequence[float]) -> bool:
@@ -78,7 +78,7 @@ def table() -> str:
     The one that `is_ahead` of the other is bold.
     """
     lines, every = [], []
-    for what, _, _, runs in lengths():
+    for what, _, _, runs in _lengths():
         cells = [cell for pair in PAIRS for cell in _pair(runs, *pair)]
         lines.append((*what, *cells))
         every += itertools.chain(*runs.values())
@@ -92,7 +92,7 @@ def chances() -> str:
     On held-out images, over all choices of half the trials of either.
     """
     lines = []
-    for what, out, key, runs in lengths():
+    for what, out, key, runs in _lengths():
         trials = sweep_choice.trial_groups(out)
         cells = []
         for ours, others in PAIRS:
@@ -117,8 +117,8 @@ def choices() -> str:
         for name, (chosen, others) in zip(REPEATED, both, strict=True):
             lines.append((*what, str(number), name, *map(_cell, chosen, others)))
         every += itertools.chain(*ours, *theirs)
-    header = *_WHAT, "trials", "optimizer", "one seed", "several seeds"
-    header += (f"all {SHORTLISTED}",)
+    kinds = "one seed", "several seeds", f"all {SHORTLISTED}"
+    header = *_WHAT, "trials", "optimizer", *kinds
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
 
 
@@ -135,7 +135,7 @@ def repeated(
       choices: the best trial, the one of the best few with the highest mean, and all of
       those.
     """
-    for what, out, key, _ in lengths(folders):
+    for what, out, key, _ in _lengths(folders):
         trials = sweep_choice.trial_groups(out)
         pair = [trials.get((*key, name), []) for name in REPEATED]
         ours, theirs = (choices_of(out, rows) for rows in pair)
@@ -161,15 +161,15 @@ def choices_of(out: pathlib.Path, trials: Sequence[report.Row]) -> Choices | Non
 def settings() -> str:
     """What was chosen for conjugate directions: where to start from."""
     lines = []
-    for what, out, key, runs in lengths():
+    for what, out, key, runs in _lengths():
         trials = sweep_choice.trial_groups(out)
         for name, _ in PAIRS:
             if name in runs:
                 best = sweep_choice.shortlist(out, trials[*key, name], SHORTLISTED)
                 chosen = sweep_choice.best_by_mean(best) or best[0]
                 lines.append((*what, name, *_setting(chosen.trial["config"])))
-    header = *_WHAT, "optimizer", "rate", "schedule", "warm-up", "decay", "smoothing"
-    header += ("largest beta",)
+    tuned = "rate", "schedule", "warm-up", "decay", "smoothing", "largest beta"
+    header = *_WHAT, "optimizer", *tuned
     return f"{report.markdown(header, lines)}\n"
 
 
@@ -191,7 +191,7 @@ def _chance(ours: Sequence[report.Row], others: Sequence[report.Row]) -> str:
     return f"{100 * share:.0f} ({half} of {len(ours)})"
 
 
-def lengths(folders: Sequence[str] = SWEEPS) -> list[Length]:
+def _lengths(folders: Sequence[str] = SWEEPS) -> list[_Length]:
     """All lengths of runs; those with a constant rate behind those with falling ones.
 
     Args:
@@ -211,20 +211,18 @@ def lengths(folders: Sequence[str] = SWEEPS) -> list[Length]:
                 steps += ", constant"
             runs = report.group_rows(rows, "optimizer")
             named = {name: same for (name,), same in runs.items()}
-            found.append(Length((name, size, steps), out, key, named))
+            found.append(_Length((name, size, steps), out, key, named))
     names = [length.what[0] for length in found]
     return sorted(found, key=lambda length: (names.index(length.what[0]), *length.key))
 
 
-def _best(runs: dict[str, list[report.Row]], names: Sequence[str]) -> str | None:
+def _best(runs: Runs, names: Sequence[str]) -> str | None:
     """The one with the highest accuracy of those that ran."""
     ran = [name for name in names if name in runs]
     return max(ran, key=lambda name: np.mean(accuracies(runs[name])), default=None)
 
 
-def _pair(
-    runs: dict[str, list[report.Row]], name: str, others: Sequence[str]
-) -> tuple[str, str]:
+def _pair(runs: Runs, name: str, others: Sequence[str]) -> tuple[str, str]:
     ours, best = runs.get(name, []), _best(runs, others)
     theirs = runs[best] if best is not None else []
     return _cell(ours, theirs), _cell(theirs, ours)

@@ -389,28 +389,29 @@ def test_what_the_past_earns_in_muons_metric():
 
 def test_what_the_past_earns_at_a_constant_rate():
     """As README and docs/choosing.md say: the same, and the rule nothing more."""
-    folder = RESULTS / "sweep_cifar100_16x16_b8192_constant"
-    reached = {}
-    for (*_, name), trials in sweep_choice.trial_groups(folder).items():
-        assert len(trials) == 16
-        _, by_several_seeds, _ = sweep_pairs.choices_of(folder, trials)
-        values = sweep_pairs.accuracies(by_several_seeds)
-        reached[name] = np.mean(values), np.std(values, ddof=1)
-    assert set(reached) == {"steepest_muon", "muon", "nlcg_muon_constant", "nlcg_muon"}
-    (none, spread), (muon, of_muon) = reached["steepest_muon"], reached["muon"]
-    constant, of_constant = reached["nlcg_muon_constant"]
-    rule, of_rule = reached["nlcg_muon"]
+    folder = "sweep_cifar100_16x16_b8192_constant"
+    trials = sweep_choice.trial_groups(RESULTS / folder)
+    assert {len(rows) for rows in trials.values()} == {16}
+    names = "steepest_muon", "muon", "nlcg_muon_constant", "nlcg_muon"
+    assert {name for *_, name in trials} == set(names)
+    rows = growing_batch.by_several_seeds([(folder, 4, 16)], names)
+    values = [
+        sweep_pairs.accuracies(same)
+        for same in report.group_rows(rows, "optimizer").values()
+    ]
+    (none, spread), (muon, of_muon), (constant, of_constant), (rule, of_rule) = (
+        (np.mean(v), np.std(v, ddof=1)) for v in values
+    )
     assert spread + of_muon < muon - none < 2.5
     assert constant - none == pytest.approx(6, abs=0.25)
     assert constant - muon > of_constant + of_muon
     assert 0 < rule - constant < of_rule + of_constant
-    trials = sweep_choice.trial_groups(folder)
     for number in 1, 2, 4, 8:
-        few, of_constant = (
+        with_constant, with_rule = (
             sweep_choice.expected_best(trials[8192, 4, name], number)
-            for name in ("nlcg_muon", "nlcg_muon_constant")
+            for name in names[2:]
         )
-        assert abs(few - of_constant) < 0.2
+        assert abs(with_rule - with_constant) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -535,16 +536,8 @@ def test_what_was_chosen_with_a_larger_network():
     runs = report.group_rows(rows, "optimizer", "seed")
     names, seeds = ("nlcg_muon", "muon"), (1, 2, 3)
     assert set(runs) == {(name, seed) for name in names for seed in seeds}
-    for row in rows:
-        (before,) = (
-            other
-            for other in chosen
-            if all(
-                other["config"][k] == row["config"][k] for k in ("optimizer", "seed")
-            )
-        )
-        kept = sweep.identity(before["config"]) | {"model": "resnet20"}
-        assert sweep.identity(row["config"]) == kept
+    kept = [sweep.identity(row["config"]) | {"model": "resnet20"} for row in chosen]
+    assert all(sweep.identity(row["config"]) in kept for row in rows)
     ours, theirs = (
         sweep_pairs.accuracies([row for seed in seeds for row in runs[name, seed]])
         for name in names
