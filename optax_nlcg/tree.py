@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from optax_nlcg import shards
@@ -220,10 +221,13 @@ def lay_out_like(tree: Tree, state: Any) -> Any:
         return jax.tree.structure(node) == structure
 
     def leaf_like(x, leaf):
-        dtype = jnp.result_type(leaf)
-        if jnp.shape(leaf) != jnp.shape(x) or not jnp.issubdtype(dtype, jnp.inexact):
+        if (
+            not isinstance(leaf, Tracer)  # elsewhere zeros have a layout
+            or leaf.shape != jnp.shape(x)
+            or not jnp.issubdtype(leaf.dtype, jnp.inexact)
+        ):
             return leaf
-        return leaf + _nowhere(x).astype(dtype)
+        return leaf + _nowhere(x).astype(leaf.dtype)
 
     def node_like(node):
         return jax.tree.map(leaf_like, tree, node) if is_like(node) else node

@@ -302,6 +302,7 @@ def test_state_is_sharded_like_the_parameters(name, axis_type):
             grads, state, params, value=value, grad=grads, value_fn=value_fn
         )
 
+    assert_sharded(tx.init(params))
     state = jit(tx.init)(params)
     assert_sharded(state)
     updates, state = step(params, state)
