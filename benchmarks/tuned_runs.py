@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from benchmarks import metrics, report, sweep, sweep_choice, sweep_report
@@ -11,7 +11,7 @@ from benchmarks.config import Config
 
 Row = dict[str, Any]
 Settings = dict[str, Any]
-Name = TypeVar("Name", str, int)
+Name = TypeVar("Name", bound=Hashable)
 
 AS_CHOSEN = "as chosen"
 

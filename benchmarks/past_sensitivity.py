@@ -1,0 +1,121 @@
+"""How much of the past is best: tuned runs again, with more of it and with less.
+
+    python -m benchmarks.past_sensitivity \
+        benchmarks/results/sweep_cifar100_16x16_b8192_constant \
+        --num-epochs 4 --optimizers nlcg_muon muon --data-dir data
+
+takes what a sweep chose for each optimizer and trains anew, with seeds of their own,
+at other bounds on beta or weights of the past, lower ones than the sweep tried among
+them. Each has its own best learning rate, so that every one is tried at several.
+Accuracies are on the images that the sweep held out; the test set is not read.
+Everything else stays as it was chosen.
+
+Rows go to `<sweep>/past/results.jsonl`, and a run that is there is not made again;
+beside them the table `table.md` and the plot `accuracy.png`.
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from benchmarks import levers, optimizers, report, sweep_choice, tuned_runs
+from benchmarks.config import Config
+
+Row = dict[str, Any]
+# A share of the past, and what the chosen learning rate is multiplied by.
+Point = tuple[float, float]
+
+SHARES = 0.5, 0.65, 0.8, 0.9
+FACTORS = 0.5, 1.0, 2.0, 4.0
+
+
+def changes(config: Config) -> dict[Point, dict[str, Any]]:
+    """Shares of the past and learning rates in place of those that were chosen."""
+    if optimizers.SETTINGS.get(config.optimizer) not in levers.OF_THE_PAST:
+        raise SystemExit(
+            f"{config.optimizer} has no setting for the past: leave it out by "
+            "--optimizers"
+        )
+    rates = {f: float(f"{f * config.peak_learning_rate:.3g}") for f in FACTORS}
+    return {
+        (share, f): {"optimizer_setting": share, "learning_rate": rates[f]}
+        for share in SHARES
+        for f in FACTORS
+    }
+
+
+def summarize(rows: dict[str, dict[Point, list[Row]]], out: pathlib.Path) -> str:
+    """Makes the table and the plot.
+
+    Args:
+      rows: by optimizer, share of the past and factor.
+      out: folder to write to.
+
+    Returns:
+      The table: a line for each optimizer and share, the optimizer with the highest
+      mean first; its highest mean is bold.
+    """
+    means = {
+        name: {
+            point: float(np.mean([100 * sweep_choice.accuracy(row) for row in same]))
+            for point, same in points.items()
+        }
+        for name, points in rows.items()
+    }
+    order = sorted(means, key=lambda name: -max(means[name].values()))
+    header = "optimizer", "learning rate", "of the past", "which is"
+    header += tuple(f"x {factor:g}" for factor in FACTORS)
+    lines = []
+    for name in order:
+        rate = rows[name][SHARES[0], 1][0]["config"]["learning_rate"]
+        for share in SHARES:
+            of_share = [means[name][share, factor] for factor in FACTORS]
+            lines.append(
+                (
+                    name,
+                    f"{rate:g}",
+                    optimizers.SETTINGS[name],
+                    f"{share:g}",
+                    *(_cell(v, max(means[name].values())) for v in of_share),
+                )
+            )
+    every = [row for grid in rows.values() for same in grid.values() for row in same]
+    table = report.markdown(header, lines)
+    table += f"\n\n({report.circumstances(every)})\n"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(table)
+    _plot({name: means[name] for name in order}, out / "accuracy.png")
+    return table
+
+
+def _cell(mean: float, best: float) -> str:
+    return f"**{mean:.2f}**" if mean == best else f"{mean:.2f}"
+
+
+def _plot(means: dict[str, dict[Point, float]], path: pathlib.Path) -> None:
+    """The best rate of each share of the past, and the best share at each rate."""
+    figure, (left, right) = report.new_figure(2)
+    for name, grid in means.items():
+        style = report.line_style(name)
+        best = [max(grid[share, factor] for factor in FACTORS) for share in SHARES]
+        left.plot(SHARES, best, **style)
+        best = [max(grid[share, factor] for share in SHARES) for factor in FACTORS]
+        right.plot(FACTORS, best, **style)
+    left.set_xlabel("bound on beta, or weight of the past")
+    left.set_ylabel("best accuracy on held-out images, %")
+    right.set_xlabel("learning rate, relative to the one chosen")
+    right.set_xscale("log", base=2)
+    report.add_legend(figure, [left])
+    report.save_figure(figure, path)
+
+
+def main() -> None:
+    """Makes the runs that are not there yet, and reports on all."""
+    rows, out = tuned_runs.study("How much of the past is best.", "past", changes)
+    print(summarize(rows, out))
+    print(f"Rows, table and plot: {out}")
+
+
+if __name__ == "__main__":
+    main()
