@@ -60,12 +60,12 @@ class Config:
       eval_statistics: batch statistics to evaluate with: running (the averages kept
         in training) or recomputed (of the averaged weights, on one more mini-batch).
       give_up_at: part of the run, rounded up to ten steps, after which it is given up
-        unless the training loss of the last ten is below that of guessing,
-        log(classes); None: never.
+        unless the cross-entropy, of the last step or on average over the last ten, is
+        below that of guessing, log(classes). None, or past half of the run: never.
       seed: of the initial weights, the order of the images and their crops.
       log_every: steps between looks at the metrics; every step's are recorded.
       checkpoint_dir: folder of this run's checkpoints: of its last step, and of the
-        best one by held-out images, or by training loss where there are none. A run
+        best one by held-out images, or by cross-entropy where there are none. A run
         that finds checkpoints there goes on from the last. None: none are kept.
       checkpoint_every: steps from one checkpoint to the next.
       out: folder for results and curves.

@@ -7,8 +7,8 @@ For every optimizer, batch size and length of run:
 
 1. `num_trials` runs at points of one quasi-random sequence (Halton, scrambled) in the
    optimizer's search space, `SPACES`, each on the training set less `num_validation`
-   images, with one seed. All give up after a quarter of the run if the training loss is
-   not below that of guessing.
+   images, with one seed. All give up after a quarter of the run, in tens of steps, if
+   the cross-entropy is not below that of guessing (`give_up_at` of a `Config`).
    `--schedules` takes the place of those in the spaces.
 2. The settings with the best accuracy on those images train on the whole training set,
    with other seeds; only these runs read the test set. `--num-tested` does so with

@@ -186,7 +186,10 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
     judged_at = None
     if config.give_up_at is not None:
         windows = math.ceil(config.give_up_at * total_steps / JUDGED_OVER)
-        judged_at = min(max(windows, 1) * JUDGED_OVER, total_steps)
+        judged_at = max(windows, 1) * JUDGED_OVER
+        if judged_at > total_steps / 2:
+            # Less is saved than is lost where a run recovers from its beginning.
+            judged_at = None
     batches = iter(source.batches(first_step, total_steps))
     seconds = record["seconds"]
     start = time.perf_counter() - seconds
@@ -218,7 +221,7 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
             last["learning_rate"] = float(rates[at])
             # Time is read once for all of them: in between it is shared out evenly.
             last["seconds"] = before + (offset + 1) / len(pending) * (seconds - before)
-            recent.append(last["loss"])
+            recent.append(last["cross_entropy"])
             if curve is not None:
                 curve.write(at, last)
             # One bad mini-batch may be skipped, whenever it is looked at.
@@ -238,7 +241,8 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
             progress.show(steps_done, {**last, "images/s": rate})
         if status == "diverged":
             break
-        if steps_done == judged_at and mean_loss > math.log(source.num_classes):
+        least = min(mean_loss, last["cross_entropy"])
+        if steps_done == judged_at and least > math.log(source.num_classes):
             status = "given up"
             break
         if saving:

@@ -18,6 +18,9 @@ from optax_nlcg import tree, value_grad_and_hessian_diagonal
 Tree = Any
 Scalar = Any  # of NumPy, or traced
 
+# What a step reports besides its objective; the cross-entropy is without the penalty.
+MEASURED = "cross_entropy", "accuracy"
+
 
 class State(NamedTuple):
     """Everything that a step changes.
@@ -111,13 +114,13 @@ def objective(
     hyper: Hyperparameters,
     images: jax.Array,
     labels: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, tuple[jax.Array, Tree]]]:
+) -> tuple[jax.Array, tuple[jax.Array, tuple[dict[str, jax.Array], Tree]]]:
     """Mean cross-entropy plus L2 penalty, of one microbatch.
 
     The penalty is part of the objective so that a line search sees it.
 
     Returns:
-      The objective; logits; accuracy and the new running statistics.
+      The objective; logits; `MEASURED` by name, and the new running statistics.
     """
     logits, changed = model.apply(
         {"params": params, "batch_stats": batch_stats},
@@ -127,10 +130,11 @@ def objective(
     )
     targets = jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(targets, hyper.label_smoothing)
-    loss = jnp.mean(optax.softmax_cross_entropy(logits, targets))
-    loss += 0.5 * hyper.l2 * models.squared_norm(params)
+    cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, targets))
+    loss = cross_entropy + 0.5 * hyper.l2 * models.squared_norm(params)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
-    return loss, (logits, (accuracy, changed.get("batch_stats", {})))
+    measured = dict(zip(MEASURED, (cross_entropy, accuracy), strict=True))
+    return loss, (logits, (measured, changed.get("batch_stats", {})))
 
 
 def make_step(
@@ -165,7 +169,8 @@ def make_step(
 
     def local_gradient(params, batch_stats, resident, microbatches, hyper):
         diagonal = None if estimator is None else params
-        zeros = jnp.zeros(()), (jnp.zeros(()), batch_stats), params, diagonal
+        measured = dict.fromkeys(MEASURED, jnp.zeros(()))
+        zeros = jnp.zeros(()), (measured, batch_stats), params, diagonal
         zeros = jax.tree.map(jnp.zeros_like, zeros)
         # Varying parameters have a gradient of their own on each device. That of
         # replicated ones would be summed over devices at once, in every microbatch.
@@ -213,7 +218,7 @@ def make_step(
     def step(state, resident, batch, hyper):
         keys = inputs.step_keys(config, hyper.seed, state.step)
         microbatches = inputs.draw(config, batch, keys.crops)
-        loss, (accuracy, batch_stats), grads, diagonal = gradient(
+        loss, (measured, batch_stats), grads, diagonal = gradient(
             state.params,
             state.batch_stats,
             resident,
@@ -239,7 +244,7 @@ def make_step(
         average = optax.incremental_update(evaluated, state.average, 1 - decay)
         new = State(state.step + 1, params, kept, opt_state, average)
         scalars = metrics.optimizer_scalars(opt_state)
-        return new, {"loss": loss, "accuracy": accuracy, **scalars}
+        return new, {"loss": loss, **measured, **scalars}
 
     return step
 

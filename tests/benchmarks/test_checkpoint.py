@@ -237,7 +237,7 @@ def test_other_settings_are_refused(uninterrupted):
 
 def test_best_has_the_least_loss_where_no_images_are_held_out(uninterrupted):
     folder, row = uninterrupted
-    losses = report.load_curve(row, folder)["loss"]
+    losses = report.load_curve(row, folder)["cross_entropy"]
     means = [losses[max(0, k - train.JUDGED_OVER) : k].mean() for k in (4, 8, 12)]
     assert means == sorted(means, reverse=True)
     assert saved_steps(folder) == [12]  # the best is the last
@@ -249,8 +249,8 @@ def test_run_that_was_stopped_is_judged_as_without(
     tmp_path, monkeypatch, stopped_at, learning_rate
 ):
     """At step ten, by the ten losses before, of which the stop may be in the middle."""
-    changes = {"optimizer": "sgd", "learning_rate": learning_rate, "give_up_at": 0.5}
-    changes |= {"schedule": "constant", "warmup": 0.9}
+    changes = {"optimizer": "sgd", "learning_rate": learning_rate, "give_up_at": 0.25}
+    changes |= {"schedule": "constant", "warmup": 0.9, "num_epochs": 8}  # 24 steps
     expected = train.train(in_folder(tmp_path / "whole", **changes))
     with monkeypatch.context() as patch:
         signal_at(patch, stopped_at, signal.SIGTERM)

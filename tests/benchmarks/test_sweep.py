@@ -413,6 +413,30 @@ def test_hopeless_trials_are_given_up(tmp_path, log_every):
     assert row["train_loss"] > math.log(10)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"l2": 0.1},  # whose penalty is larger than the loss of guessing
+        {"learning_rate": 7.0, "warmup": 0.0},  # which is above it before, on average
+        {"learning_rate": 0.0, "num_epochs": 8},  # ten of whose 17 steps are past half
+    ],
+)
+def test_trials_with_hope_are_not_given_up(tmp_path, changes):
+    usual = {"optimizer": "sgd", "learning_rate": 0.1, "num_epochs": 10}
+    config = dataclasses.replace(BASE, **usual | changes, give_up_at=0.25, out=tmp_path)
+    row = sweep.train(config)
+    assert row["status"] == "finished"
+    curve = report.load_curve(row, tmp_path)
+    before, guessing = slice(10), math.log(10)
+    if "l2" in changes:
+        assert curve["loss"][before].min() > guessing
+    else:
+        assert curve["cross_entropy"][before].mean() > guessing
+    if "num_epochs" in changes:
+        assert row["num_steps"] == 17
+        assert curve["cross_entropy"].min() > guessing
+
+
 def test_steps_to_accuracies():
     def runs(steps, *accuracies):
         row = {"num_steps": steps, "seconds": steps / 10}
