@@ -247,10 +247,12 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
             break
         if saving:
             assert checkpoints is not None
-            score = -mean_loss if finite and not stopping else None
-            if config.num_validation and not stopping:
-                result = evaluate(state)
-                score = result["accuracy"]
+            score = None
+            if at_end or not stopping:  # who stops a run does not wait for long
+                score = -mean_loss if finite else None
+                if config.num_validation:
+                    result = evaluate(state)
+                    score = result["accuracy"]
             now = {"spent": spent, "seconds": seconds, "last": last}
             now["recent"] = list(recent)
             checkpoints.save(steps_done, state, {**record, **now}, score)

@@ -205,6 +205,18 @@ def test_run_goes_on_with_other_devices(tmp_path, monkeypatch, uninterrupted):
     assert_same_run(tmp_path, row, uninterrupted, exactly=False)
 
 
+def test_stopped_by_its_last_step(tmp_path, monkeypatch):
+    """Such a run is whole: what it ends with is not that of an earlier checkpoint."""
+    changes = {"optimizer": "sgd", "num_validation": 300}
+    expected = train.train(in_folder(tmp_path / "whole", **changes))
+    with monkeypatch.context() as patch:
+        signal_at(patch, NUM_STEPS, signal.SIGTERM)
+        row = train.train(in_folder(tmp_path / "stopped", **changes))
+    for name in ("status", "num_steps", "validation_accuracy", "validation_loss"):
+        assert row[name] == expected[name]
+    assert saved_steps(tmp_path / "stopped") == saved_steps(tmp_path / "whole")
+
+
 def test_finished_run_is_not_trained_again(uninterrupted):
     folder, expected = uninterrupted
     before = (folder / expected["curve"]).read_text()
