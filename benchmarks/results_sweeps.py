@@ -210,8 +210,7 @@ def sections() -> dict[str, str]:
             + "\nThe sweeps above try three schedules that fall. These are the first "
             "sixteen settings of each optimizer's search again, with a warm-up and "
             "then a constant rate, in 24 steps of each batch size; chosen and repeated "
-            "as above, in percent. At batch 16,384 the runner-ups, well behind on "
-            "held-out images, were not tested.\n"
+            "as above, in percent.\n"
             + "".join(
                 f"\n{download(f'{folder}/table.md', 'The settings')}:\n\n"
                 + sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
