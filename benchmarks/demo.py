@@ -212,24 +212,32 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=BATCH_SIZES)
     arguments = parser.parse_args()
     out = arguments.out
+    try:
+        configs = [
+            Config(
+                dataset="digits",
+                model="mlp",
+                num_validation=NUM_VALIDATION,
+                num_epochs=NUM_EPOCHS,
+                schedule="cosine",
+                optimizer=name,
+                batch_size=batch_size,
+            )
+            for name in arguments.optimizers
+            for batch_size in arguments.batch_sizes
+        ]
+    except ValueError as error:
+        parser.error(str(error))
     results = out / "results.jsonl"
     results.unlink(missing_ok=True)
     metrics.git_commit()  # as it is now, not when the runs end
 
     start = time.perf_counter()
     rows = []
-    settings = [(o, b) for o in arguments.optimizers for b in arguments.batch_sizes]
-    progress = tqdm.tqdm(settings, unit="comparison")
-    for name, batch_size in progress:
-        progress.set_description(f"{name} at batch size {batch_size}")
-        config = Config(
-            dataset="digits",
-            model="mlp",
-            num_validation=NUM_VALIDATION,
-            num_epochs=NUM_EPOCHS,
-            schedule="cosine",
-            optimizer=name,
-            batch_size=batch_size,
+    progress = tqdm.tqdm(configs, unit="comparison")
+    for config in progress:
+        progress.set_description(
+            f"{config.optimizer} at batch size {config.batch_size}"
         )
         for row in compare(config, out):
             metrics.append_row(results, row)

@@ -304,6 +304,29 @@ def sweep(
 # ------------------------------------------------------------------------------
 
 
+def _configs(base: Config, arguments: argparse.Namespace) -> Iterator[Config]:
+    """What is tuned: of all runs but for what trials choose, and seeds."""
+    num_microbatches = arguments.num_microbatches
+    if num_microbatches is None:
+        num_microbatches = base.num_microbatches
+    for batch_size in arguments.batch_sizes or [base.batch_size]:
+        for optimizer in arguments.optimizers:
+            # Runs of all lengths share what is compiled.
+            for num_epochs in arguments.num_epochs or [base.num_epochs]:
+                yield dataclasses.replace(
+                    base,
+                    optimizer=optimizer,
+                    model=arguments.model or base.model,
+                    batch_size=batch_size,
+                    num_epochs=num_epochs,
+                    num_microbatches=num_microbatches,
+                    num_validation=arguments.num_validation,
+                    data_dir=arguments.data_dir,
+                    out=arguments.out,
+                    progress=not arguments.no_progress,
+                )
+
+
 def main() -> None:
     """Runs the sweep that the command line describes, and reports."""
     parser = argparse.ArgumentParser(description="Equal tuning for all optimizers.")
@@ -336,39 +359,29 @@ def main() -> None:
             f"--repeat-seeds must not have {min(both)}, a seed of the tests, without "
             "which trials are to be told apart"
         )
-    if arguments.num_tested < 1:
-        parser.error(f"--num-tested must be positive, got {arguments.num_tested}")
+    for name in ("num_trials", "num_tested", "num_validation"):
+        if (value := getattr(arguments, name)) < 1:
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{option} must be positive, got {value}")
     base = named(arguments.config)
     metrics.git_commit()  # as it is now, not when the runs end
-    for batch_size in arguments.batch_sizes or [base.batch_size]:
-        for optimizer in arguments.optimizers:
-            # Runs of all lengths share what is compiled.
-            for num_epochs in arguments.num_epochs or [base.num_epochs]:
-                config = dataclasses.replace(
-                    base,
-                    optimizer=optimizer,
-                    model=arguments.model or base.model,
-                    batch_size=batch_size,
-                    num_epochs=num_epochs,
-                    num_microbatches=arguments.num_microbatches
-                    or base.num_microbatches,
-                    num_validation=arguments.num_validation,
-                    data_dir=arguments.data_dir,
-                    out=arguments.out,
-                    progress=not arguments.no_progress,
-                )
-                try:
-                    check_study(config, arguments.schedules)
-                except ValueError as error:
-                    parser.error(str(error))
-                sweep(
-                    config,
-                    arguments.num_trials,
-                    arguments.seeds,
-                    arguments.num_tested,
-                    arguments.repeat_seeds,
-                    arguments.schedules,
-                )
+    try:
+        configs = list(_configs(base, arguments))
+        for config in configs:
+            check_study(config, arguments.schedules)
+            for seed in (*arguments.seeds, *arguments.repeat_seeds):
+                dataclasses.replace(config, seed=seed)
+    except ValueError as error:
+        parser.error(str(error))
+    for config in configs:
+        sweep(
+            config,
+            arguments.num_trials,
+            arguments.seeds,
+            arguments.num_tested,
+            arguments.repeat_seeds,
+            arguments.schedules,
+        )
     print(sweep_report.summarize(arguments.out))
     print(f"Rows, table and plot: {arguments.out}")
 

@@ -318,7 +318,10 @@ def main() -> None:
     """Reports on the sweep in a folder."""
     parser = argparse.ArgumentParser(description="Table and plot of a sweep.")
     parser.add_argument("out", type=pathlib.Path)
-    print(summarize(parser.parse_args().out))
+    out = parser.parse_args().out
+    if not (path := out / "trials" / "results.jsonl").exists():
+        parser.error(f"{out} is no folder of a sweep: there is no {path}")
+    print(summarize(out))
 
 
 if __name__ == "__main__":

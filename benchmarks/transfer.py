@@ -88,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for row in sweep_choice.final_runs(args.sweep, args.num_epochs)
         if row["config"]["optimizer"] in (args.optimizers or optimizers.OPTIMIZERS)
     ]
+    if not tuned:
+        parser.error(f"{args.sweep} has tested no such runs")
     for row in tuned:
         config = carried(
             row,

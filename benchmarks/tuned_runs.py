@@ -72,7 +72,10 @@ def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row
         )
     metrics.git_commit()  # as it is now, not when the runs end
     arguments.out = arguments.out or arguments.sweep / out
-    trials = report.load(arguments.sweep / "trials" / "results.jsonl")
+    path = arguments.sweep / "trials" / "results.jsonl"
+    if not path.exists():
+        parser.error(f"{arguments.sweep} is no folder of a sweep: there is no {path}")
+    trials = report.load(path)
     if len(sizes := {row["config"]["batch_size"] for row in trials}) > 1:
         parser.error(
             f"{arguments.sweep} has batch sizes {', '.join(map(str, sorted(sizes)))}: "

@@ -464,6 +464,11 @@ def test_steps_to_accuracies():
     ("argument", "value", "message"),
     [
         ("--num-tested", "0", "--num-tested must be positive, got 0"),
+        ("--num-trials", "-1", "--num-trials must be positive, got -1"),
+        ("--num-validation", "0", "--num-validation must be positive, got 0"),
+        ("--num-microbatches", "0", "num_microbatches must be positive and finite"),
+        ("--num-microbatches", "3", "is not divisible by num_microbatches 3"),
+        ("--seeds", "-2", "seed must not be negative, nor infinite, got -2"),
         ("--seeds", "0", "--seeds must not have 0: settings are chosen by it"),
         ("--repeat-seeds", "0", "--repeat-seeds must not have 0: the trials have it"),
         ("--repeat-seeds", "2", "--repeat-seeds must not have 2, a seed of the tests"),

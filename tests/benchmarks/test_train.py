@@ -231,6 +231,17 @@ def test_every_optimizer_learns(name):
     assert result["accuracy"][1] < 0.5
 
 
+def test_bad_arguments_leave_the_last_results(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "results.jsonl"
+    results.write_text("{}\n")
+    arguments = ["demo", "--batch-sizes", "64", "0", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit):
+        demo.main()
+    assert "batch_size must be positive and finite, got 0" in capsys.readouterr().err
+    assert results.read_text() == "{}\n"
+
+
 def test_network_without_statistics_is_trained_and_resumed(tmp_path):
     config = dataclasses.replace(
         QUICK,

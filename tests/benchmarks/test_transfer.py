@@ -43,6 +43,13 @@ def test_nothing_but_the_network_changes(tuned, tmp_path, capsys):
     assert text in capsys.readouterr().out
 
 
+def test_runs_that_a_sweep_has_not_tested(tuned, tmp_path, capsys):
+    arguments = [str(tuned), "--model", "vit", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        transfer.main([*arguments, "--num-epochs", "3"])
+    assert f"{tuned} has tested no such runs" in capsys.readouterr().err
+
+
 def test_table_of_networks():
     def row(optimizer, model, accuracy):
         config = checkpoint.settings(

@@ -44,3 +44,10 @@ def test_the_tuning_seed_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         tuned_runs.parse("A study.", "study")
     assert "--seeds must not have 0" in capsys.readouterr().err
+
+
+def test_a_folder_without_trials_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path), "--num-epochs", "1"])
+    with pytest.raises(SystemExit):
+        tuned_runs.parse("A study.", "study")
+    assert f"{tmp_path} is no folder of a sweep" in capsys.readouterr().err
