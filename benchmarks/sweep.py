@@ -219,9 +219,11 @@ def _tuned(trial: Row) -> dict[str, Any]:
 def run_or_recall(config: Config) -> Row:
     """The row of a run: that in its file, if it has been made."""
     wanted = identity(checkpoint.settings(config))
+    # What rows from before a setting was there do not have.
+    usual = checkpoint.settings(Config())
     path = config.out / "results.jsonl"
     for row in report.load(path) if path.exists() else ():
-        if identity(row["config"]) == wanted:
+        if identity(usual | row["config"]) == wanted:
             return row
     return train(config)
 

@@ -479,3 +479,22 @@ def test_bad_arguments_are_named(argument, value, message, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         sweep.main()
     assert message in capsys.readouterr().err
+
+
+def test_a_report_on_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["sweep_report", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        sweep_report.main()
+    assert f"{tmp_path} is no folder of a sweep" in capsys.readouterr().err
+
+
+def test_rows_from_before_a_setting_was_there(tmp_path, monkeypatch):
+    """They are of runs that had it as it is by default."""
+    row = {"config": checkpoint.settings(dataclasses.replace(BASE, out=tmp_path))}
+    del row["config"]["give_up_at"], row["config"]["optimizer_setting"]
+    (tmp_path / "results.jsonl").write_text(json.dumps(row))
+    monkeypatch.setattr(sweep, "train", lambda config: "made")
+    config = dataclasses.replace(BASE, out=tmp_path)
+    assert sweep.run_or_recall(config) == row
+    other = dataclasses.replace(config, give_up_at=0.25)
+    assert sweep.run_or_recall(other) == "made"
