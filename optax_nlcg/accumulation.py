@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from optax_nlcg import arguments
-from optax_nlcg.tree import Tree, cast_like, lay_out_like, scalar_dtype
+from optax_nlcg.tree import (
+    Tree,
+    add_leaves,
+    cast_like,
+    lay_out_like,
+    scalar_dtype,
+)
 
 
 class MultiStepsState(NamedTuple):
@@ -52,6 +58,9 @@ def multi_steps(
     that evaluates ``value_fn`` does so in every call, and discards all but the last:
     with such a search accumulate inside the loss function instead, by a ``lax.scan``
     over microbatches.
+
+    Where parameters are split by hand, :func:`optax_nlcg.parallel.over_shards` goes
+    around this, not inside: whether a microbatch is left out is for all devices to say.
 
     Args:
         optimizer: the optimizer to call once in ``every_k`` times.
@@ -107,9 +116,15 @@ def multi_steps(
         def left_out(
             updates: Tree, gradient_step: Any, params: Tree | None
         ) -> tuple[Any, Any]:
-            skip, state = optax.skip_not_finite(updates, gradient_step, params)
-            skip |= jnp.logical_not(loss_is_finite)
-            return skip, {**cast(dict, state), "should_skip": skip}
+            del gradient_step, params
+            # On all devices that leaves are split over by hand: they leave it out
+            # together. (Optax's own function sees one device's part.)
+            bad = jax.tree.map(
+                lambda g: jnp.sum(~jnp.isfinite(g), dtype=jnp.float32), updates
+            )
+            (number,) = add_leaves([bad], jnp.float32)
+            skip = (number > 0) | jnp.logical_not(loss_is_finite)
+            return skip, {"should_skip": skip}
 
         return optax.MultiSteps(
             optimizer, number, should_skip_update_fn=left_out, **options

@@ -124,7 +124,8 @@ def over_shards(
     :func:`optax_nlcg.scale_by_hessian_diagonal` must be given its diagonals
     (``hessian_diagonal=``; kernels that it averages over space must be whole in space),
     and :func:`optax_nlcg.reference.scale_by_lars` is refused. All of these work under
-    ``jit`` with sharded arrays, which needs no wrapper.
+    ``jit`` with sharded arrays, which needs no wrapper. It goes around
+    :func:`optax_nlcg.multi_steps`, not inside.
 
     Args:
         optimizer: the optimizer, or a stage of it.

@@ -219,6 +219,34 @@ def test_all_devices_skip_a_step_that_is_not_finite_on_one():
     np.testing.assert_array_equal(num_skipped, np.ones(NUM_DEVICES))
 
 
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_all_devices_leave_out_a_microbatch_that_is_not_finite_on_one(check_vma):
+    tx = optax_nlcg.multi_steps(optax_nlcg.nlcg(0.1), 2)
+    microbatches = np.linspace(-1, 2, 96).reshape(6, 16)
+    microbatches[1, 5] = np.nan
+
+    def train(tx, microbatches, params):
+        state = tx.init(params)
+        for grads in microbatches:
+            updates, state = tx.update(grads, state, params, value=1.0)
+            params = optax.apply_updates(params, updates)
+        return params, state.num_skipped[None], state.multi_steps.mini_step[None]
+
+    of_parts = jax.shard_map(
+        functools.partial(train, parallel.over_shards(tx, P("d"))),
+        mesh=make_mesh(),
+        in_specs=(P(None, "d"), P("d")),
+        out_specs=P("d"),
+        check_vma=check_vma,
+    )
+    params = np.arange(16.0)
+    got, num_skipped, mini_step = jit(of_parts)(microbatches, params)
+    want, *_ = jit(functools.partial(train, tx))(microbatches, params)
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    np.testing.assert_array_equal(num_skipped, np.ones(NUM_DEVICES))
+    np.testing.assert_array_equal(mini_step, np.ones(NUM_DEVICES))
+
+
 def test_an_optimizer_without_extra_arguments_gets_none():
     tx = parallel.over_shards(optax.scale(-0.5), None)
     updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)), value=1.0)
