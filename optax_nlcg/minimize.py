@@ -104,7 +104,8 @@ def minimize(
             :func:`optax_nlcg.limited_memory_cg`, which needs the fewest evaluations;
             :func:`optax_nlcg.nonlinear_cg` needs the least memory.
         tol: largest absolute entry of the gradient to accept. It has the units of the
-            gradient: scale it with ``fun``.
+            gradient: scale it with ``fun``. In float32 gradients of a loss of order one
+            seldom become as small as the default; 1e-3 is usual there.
         max_steps: most steps; ``None``: no limit.
         max_evaluations: most evaluations, values plus gradients. The step that reaches
             it is completed.

@@ -100,7 +100,7 @@ class Loop(NamedTuple):
 
 # Steps without a lower value, a smaller gradient, or any change of the value beyond its
 # rounding, before the search is given up. (On ill-conditioned problems gradients can
-# take hundreds of steps to a new low.)
+# take hundreds of steps to a new low; with few parameters, some of their number.)
 _PATIENCE = 1000
 
 
@@ -116,6 +116,7 @@ def run(
 ) -> Loop:
     """Runs the solver to one of the ends that :class:`Status` lists."""
     dtype = tree.scalar_dtype(params)
+    patience = min(_PATIENCE, 20 + 4 * tree.size(params))
 
     def iterate(at, value, grad):
         value = jnp.asarray(value).astype(dtype)
@@ -167,7 +168,7 @@ def run(
         change = jnp.abs(current.value - now.value)
         progress |= change > 100 * jnp.finfo(dtype).eps * jnp.abs(now.value)
         idle = jnp.where(progress, 0, loop.idle + 1)
-        stuck = idle >= _PATIENCE
+        stuck = idle >= patience
         # A search that stands still forgets what it has learnt; once more, it is done.
         # Without one it may be the schedule's warm-up, and time will tell.
         if _search(optimizer) is not None:

@@ -124,6 +124,22 @@ def test_says_how_it_ended(x64, name):
         assert float(result.grad_norm) < 1e-13
 
 
+@pytest.mark.parametrize("solver", [None, optax_nlcg.nonlinear_cg()])
+def test_stalls_soon_where_float32_ends(solver):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(200, 20)), rng.normal(size=200)
+    a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
+
+    def residual(x):
+        return 0.5 * jnp.sum((a @ x - b) ** 2)
+
+    result = minimize(residual, jnp.zeros(20), solver=solver)  # 1e-6 is out of reach
+    assert Status(int(result.status)) == Status.STALLED
+    assert result.num_evaluations < 3000
+    exact = np.linalg.lstsq(np.asarray(a), np.asarray(b))[0]
+    np.testing.assert_allclose(result.params, exact, atol=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_success_is_never_claimed_falsely(x64, seed):
     # Hard and easy, from far and near, with a cap that many do not reach in time.
