@@ -111,7 +111,7 @@ def value_grad_and_hessian_diagonal(
     local.
 
     Args:
-        fun: function ``fun(params, *args)`` that returns a real scalar, or
+        fun: function ``fun(params, *args, **kwargs)`` that returns a real scalar, or
             ``(value, aux)`` with ``has_aux``. For ``"gauss_newton_bartlett"`` it
             returns ``(value, logits)``, with ``has_aux`` ``(value, (logits, aux))``;
             logits have shape ``[..., classes]`` and every sample before the last axis
@@ -123,9 +123,9 @@ def value_grad_and_hessian_diagonal(
         axis_name: mapped axis, or axes, over which the batch is split.
 
     Returns:
-        Function ``f(params, *args, key)`` that returns ``(value, grads, diagonal)``, or
-        ``((value, aux), grads, diagonal)`` with ``has_aux``. The key must be another
-        one at every step; it must be the same on all devices.
+        Function ``f(params, *args, key, **kwargs)`` that returns ``(value, grads,
+        diagonal)``, or ``((value, aux), grads, diagonal)`` with ``has_aux``. The key
+        must be another one at every step; it must be the same on all devices.
 
     Raises:
         ValueError: if an argument is out of range; when called, if a key is missing.
@@ -166,7 +166,7 @@ def value_grad_and_hessian_diagonal(
         "exact": _exact,
     }[method]
 
-    def evaluate(params: Tree, *args: Any, key: jax.Array | None = None):
+    def evaluate(params: Tree, *args: Any, key: jax.Array | None = None, **kwargs: Any):
         if key is None and method != "exact":
             raise ValueError(
                 f"method {method!r} draws random probes: pass a PRNG key, "
@@ -183,7 +183,7 @@ def value_grad_and_hessian_diagonal(
                 key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
         value, grads, diagonal, aux = estimate(
-            lambda p: fun(p, *args), params, key, num_probes, has_aux
+            lambda p: fun(p, *args, **kwargs), params, key, num_probes, has_aux
         )
         if axis_name is not None:
             value, grads, diagonal = jax.lax.pmean((value, grads, diagonal), axis_name)

@@ -396,6 +396,14 @@ def test_wrong_arguments_are_named(options, error, message):
         value_grad_and_hessian_diagonal(jnp.sum, **options)
 
 
+def test_arguments_by_name_reach_the_function():
+    evaluate = value_grad_and_hessian_diagonal(lambda x, *, power: jnp.sum(x**power))
+    value, grads, diagonal = evaluate(jnp.ones(2), power=3, key=jax.random.key(0))
+    assert value == 2
+    np.testing.assert_allclose(grads, 3.0)
+    np.testing.assert_allclose(diagonal, 6.0)
+
+
 @pytest.mark.parametrize("method", ["hutchinson", "exact"])
 def test_parameters_without_derivatives_are_named(method):
     params = {"w": jnp.ones(2), "n": jnp.arange(2)}
