@@ -77,8 +77,8 @@ def scale_by_hessian_diagonal(
 
     The fast one: the training loop has two compiled steps. One of them, run on every
     tenth step or so, calls :func:`optax_nlcg.value_grad_and_hessian_diagonal` and
-    passes ``update(..., hessian_diagonal=diagonal)``; the other passes ``None`` or
-    nothing.
+    passes ``update(..., hessian_diagonal=diagonal)``; the other passes ``None``, or
+    nothing with ``estimator=None``.
 
     The convenient one: pass ``update(..., value_fn=value_fn)``, this batch's loss as a
     function of the parameters, at every step, and no ``hessian_diagonal``. On every
@@ -253,7 +253,7 @@ def scale_by_hessian_diagonal(
             return apply(updates, state, params), state
         step = updates, arguments.loss_is_finite(extra_args)
         if hessian_diagonal is _ABSENT:
-            if estimator is not None and value_fn is not None:
+            if estimator is not None:
                 state = refresh_when_due(state, params, value_fn, estimator, *step)
         elif hessian_diagonal is not None:
             tree.check_match(
@@ -282,14 +282,15 @@ def scale_by_hessian_diagonal(
                 "`update(..., hessian_diagonal=diagonal)`, or None in steps without "
                 "one, or use `jit` with sharded arrays."
             )
-        arguments.require(
-            stage,
-            "params",
-            params,
-            what="the parameters at which the curvature is wanted",
-            how="update(grads, state, params, value_fn=value_fn)",
-        )
+        how = "update(grads, state, params, value_fn=value_fn)"
+        for name, argument, what in (
+            ("value_fn", value_fn, "this batch's loss as a function of the parameters"),
+            ("params", params, "the parameters at which the curvature is wanted"),
+        ):
+            arguments.require(stage, name, argument, what=what, how=how)
         arguments.check_whole(stage, params)
+        if method != "gauss_newton_bartlett":  # which wants the logits too
+            arguments.check_loss_function(stage, jax.eval_shape(value_fn, params))
 
         def refresh(state):
             key = jax.random.fold_in(jax.random.key(seed), state.count)

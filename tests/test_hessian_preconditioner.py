@@ -183,6 +183,21 @@ def test_both_ways_give_the_same_numbers(update_every, beta_rule, estimator):
     assert got == want == len(range(0, 7, update_every))
 
 
+def test_a_step_without_what_an_estimate_needs():
+    """It would be the identity, for ever and without a word."""
+    x = jnp.ones(3)
+    tx = optax_nlcg.scale_by_hessian_diagonal()
+    with pytest.raises(ValueError, match="hessian_diagonal needs `value_fn`"):
+        tx.update(x, tx.init(x), x, value=1.0)
+    for same, extra in (
+        (tx, {"hessian_diagonal": None}),
+        (optax_nlcg.scale_by_hessian_diagonal(None), {}),
+    ):
+        z, state = same.update(x, same.init(x), x, **extra)
+        np.testing.assert_array_equal(z, x)
+        assert state.num_refreshes == 0
+
+
 def test_a_second_application_in_a_step_is_the_same_preconditioner():
     tx = optax_nlcg.scale_by_hessian_diagonal(update_every=1)
     x = jnp.ones(3)
