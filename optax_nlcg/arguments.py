@@ -172,22 +172,35 @@ def require_params(stage: str, params: Any) -> None:
 
 
 def loss_is_finite(extra_args: Mapping[str, Any]) -> bool | jax.Array:
-    """Whether the loss of this step is finite, if ``update`` was given one."""
+    """Whether the loss of this step is finite, if ``update`` was given one.
+
+    Raises:
+        ValueError: if it is not one number.
+    """
     value = extra_args.get("value")
-    return True if value is None else jnp.all(jnp.isfinite(value))
+    if value is None:
+        return True
+    check_loss("update", value)
+    return jnp.isfinite(value)
 
 
 def check_loss(stage: str, value: Any) -> None:
-    """Checks that the loss of a step is one number.
+    """Checks that the loss of a step is one real number.
 
     Raises:
         ValueError: if it is not.
     """
-    if shape := jnp.shape(value):
-        raise ValueError(
-            f"{stage} needs `value`, the loss of this step, as a scalar; got shape "
-            f"{shape}."
-        )
+    if isinstance(value, tuple | list | dict):  # of `has_aux`
+        got = f"a {type(value).__name__}: pass the loss alone"
+    elif shape := jnp.shape(value):
+        got = f"shape {shape}"
+    elif jnp.iscomplexobj(value):
+        got = "a complex number"
+    else:
+        return
+    raise ValueError(
+        f"{stage} needs `value`, the loss of this step, as a real scalar; got {got}."
+    )
 
 
 def check_loss_function(stage: str, output: Any) -> None:

@@ -193,7 +193,7 @@ def test_integers_of_all_kinds(every_k):
 def test_a_loss_that_is_no_scalar_is_refused():
     optimizer, x = optax_nlcg.multi_steps(optax.sgd(1.0), 2), jnp.zeros(3)
     state = optimizer.init(x)
-    with pytest.raises(ValueError, match=r"`value`.* as a scalar"):
+    with pytest.raises(ValueError, match=r"`value`.* as a real scalar"):
         optimizer.update(x, state, value=jnp.ones(1))
 
 

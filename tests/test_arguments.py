@@ -149,8 +149,30 @@ def test_gradient_that_does_not_match(tx):
 @pytest.mark.parametrize("make", [step, lambda: ml_ncg(0.1), optax_nlcg.nonlinear_cg])
 def test_value_must_be_a_scalar(make):
     tx, x = make(), jnp.ones(2)
-    with pytest.raises(ValueError, match=r"scalar; got shape \(2,\)"):
-        tx.update(x, tx.init(x), x, value=x, grad=x, value_fn=jnp.sum)
+    for value, got in (
+        (x, r"shape \(2,\)"),
+        ((x[0], {"accuracy": x[1]}), "a tuple: pass the loss alone"),
+        (1j * x[0], "a complex number"),
+    ):
+        with pytest.raises(ValueError, match=f"`value`.* as a real scalar; got {got}"):
+            tx.update(x, tx.init(x), x, value=value, grad=x, value_fn=jnp.sum)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        optax_nlcg.scale_by_curvature_line_search(),
+        optax_nlcg.scale_by_curvature_line_search(update_every=3),
+        optax_nlcg.scale_by_hessian_diagonal(),
+        optax_nlcg.scale_by_hessian_diagonal("exact"),
+        optax_nlcg.scale_by_hager_zhang_line_search(),
+    ],
+)
+def test_a_loss_function_returns_the_loss_alone(stage):
+    x = jnp.ones(2)
+    for value_fn in (lambda x: (jnp.sum(x), x), lambda x: x):
+        with pytest.raises(ValueError, match="to return the loss alone, as a scalar"):
+            stage.update(x, stage.init(x), x, value=1.0, grad=x, value_fn=value_fn)
 
 
 def number(*outside, optional=False):
