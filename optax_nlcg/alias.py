@@ -51,7 +51,9 @@ def nlcg(
             :func:`optax_nlcg.scale_by_step_line_search`; ``optax.identity()`` for none.
         weight_decay: coefficient of decoupled weight decay, as in AdamW: the parameters
             shrink by the learning rate times it, and the direction knows nothing of
-            that. ``None``: none. An L2 penalty, as in the paper, belongs into the loss.
+            that. ``None``: none. A schedule of it is for
+            :func:`optax.inject_hyperparams`. An L2 penalty, as in the paper, belongs
+            into the loss.
         mask: tree of bools like the parameters, or a function of them that returns one:
             which of them decay. ``None``: all.
 

@@ -44,7 +44,8 @@ def check_number(
     kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     kind = "an integer" if integer else "a number"
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(f"`{name}` must be {kind}, got {value!r}.")
+        how = ": put a schedule in by `optax.inject_hyperparams`" * callable(value)
+        raise TypeError(f"`{name}` must be {kind}, got {value!r}{how}.")
     above = value > low if low_open else value >= low
     below = value < high if high_open else value <= high
     if not (above and below):
