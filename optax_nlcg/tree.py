@@ -154,7 +154,10 @@ def fits(tree: Tree, like: Tree) -> bool | jax.Array:
     """
 
     def relative(x, y):
-        limit = float(jnp.finfo(jnp.result_type(y)).max)
+        dtype = jnp.result_type(y)
+        if not jnp.issubdtype(dtype, jnp.inexact):  # as for Optax's: no update
+            return None
+        limit = float(jnp.finfo(dtype).max)
         return jnp.abs(x).astype(jnp.float32) / limit if limit < 1e30 else None
 
     narrow = jax.tree.map(relative, tree, like)

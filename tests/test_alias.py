@@ -285,3 +285,20 @@ def test_restarts_after_six_cycles_by_default():
         _, state = tx.update(jnp.ones(2), state)
         lengths.append(int(state[0].since_restart))
     assert lengths == [*range(1, 13), 1, 2]
+
+
+@pytest.mark.parametrize("preconditioner", [None, optax.identity()])
+def test_leaves_of_integers_stay_as_under_optax(preconditioner):
+    params = {"w": jnp.ones(3), "table": jnp.arange(3)}
+    grads = {"w": jnp.arange(3.0), "table": jnp.zeros(3, jnp.int32)}
+    optimizer = optax_nlcg.nlcg(0.1, preconditioner=preconditioner)
+    alone = optax_nlcg.nlcg(0.1, preconditioner=preconditioner)
+    state, other = optimizer.init(params), alone.init(params["w"])
+    x = params["w"]
+    for _ in range(3):
+        updates, state = optimizer.update(grads, state, params, value=1.0)
+        params = optax.apply_updates(params, updates)
+        updates, other = alone.update(grads["w"], other, x, value=1.0)
+        x = optax.apply_updates(x, updates)
+    np.testing.assert_array_equal(params["table"], np.arange(3))
+    np.testing.assert_allclose(params["w"], x, rtol=1e-6)
