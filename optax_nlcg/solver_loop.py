@@ -100,7 +100,7 @@ class Loop(NamedTuple):
 
 # Steps without a lower value, a smaller gradient, or any change of the value beyond its
 # rounding, before the search is given up. (On ill-conditioned problems gradients can
-# take hundreds of steps to a new low; with few parameters, some of their number.)
+# take hundreds of steps to a new low.)
 _PATIENCE = 1000
 
 
@@ -116,7 +116,6 @@ def run(
 ) -> Loop:
     """Runs the solver to one of the ends that :class:`Status` lists."""
     dtype = tree.scalar_dtype(params)
-    patience = min(_PATIENCE, 20 + 4 * tree.size(params))
 
     def iterate(at, value, grad):
         value = jnp.asarray(value).astype(dtype)
@@ -168,10 +167,12 @@ def run(
         change = jnp.abs(current.value - now.value)
         progress |= change > 100 * jnp.finfo(dtype).eps * jnp.abs(now.value)
         idle = jnp.where(progress, 0, loop.idle + 1)
-        stuck = idle >= patience
+        stuck = idle >= _PATIENCE
         # A search that stands still forgets what it has learnt; once more, it is done.
         # Without one it may be the schedule's warm-up, and time will tell.
         if _search(optimizer) is not None:
+            # Nor do directions in few dimensions bring more after some times as many.
+            stuck |= idle >= 20 + 4 * tree.size(params)
             stuck |= ~moved & loop.restarted
             optimizer = tree.select(moved, optimizer, solver.init(at))
         status = status_of(

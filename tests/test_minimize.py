@@ -201,7 +201,7 @@ def test_a_search_that_stands_still_forgets_and_goes_on(x64):
     "solver",
     [
         optax.adam(optax.warmup_constant_schedule(0.0, 1e-2, 10)),
-        optax.MultiSteps(optax.sgd(0.1), 3).gradient_transformation(),
+        optax.MultiSteps(optax.sgd(0.1), 40).gradient_transformation(),
     ],
 )
 def test_steps_of_no_length_are_no_stall_without_a_search(solver):
