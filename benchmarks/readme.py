@@ -117,7 +117,8 @@ def _constant_rate() -> str:
     return f"""
         With constant rates, chosen among {number} trials by several seeds in the same
         way, `nlcg_muon` against Muon reaches {leads}: ahead by more than the spread at
-        all three, and at the two larger batches at least two points better for either.
+        all three, and at the two larger batches about two points or more better than
+        with rates that fall, for either.
         On ResNet-20 the setting of batch 8,192, the same for both, reaches
         {_percent(runs["nlcg_muon",])} against {_percent(runs["muon",])} with nothing
         tuned again.
@@ -135,8 +136,9 @@ def _parts() -> str:
         batch 8,192 with a constant rate the metric alone, with nothing of the past,
         reaches {none} percent; with Muon's average of gradients it reaches {muon}, with
         a constant times the last direction {constant}, with the rule for beta {rule}.
-        With rates that fall their order is the same, and there the rule helps where
-        there are few trials to tune with ([choosing](docs/choosing.md)).
+        With rates that fall it is alike, constant and rule level with each other again,
+        and there the rule helps where there are few trials to tune with
+        ([choosing](docs/choosing.md)).
     """
 
 

@@ -6,7 +6,15 @@ A test checks that the page is what this writes.
 """
 
 from benchmarks import readme, results_sweeps, results_tables, sweep_pairs
-from benchmarks.results_parts import DOCS, RUN, command, from_readme, image, include
+from benchmarks.results_parts import (
+    DOCS,
+    RUN,
+    command,
+    from_docs,
+    from_readme,
+    image,
+    include,
+)
 
 PAGE = DOCS / "results.md"
 
@@ -19,7 +27,22 @@ missing: large networks at batch sizes of many thousand images, with tuned basel
 several seeds; of such sizes there are small networks on small images. The commands
 exist, in `benchmarks/`; they need accelerators, and until they are run nothing is
 claimed of that regime beyond the runs shown.
+
+In sweeps a trial is given up that after a quarter of its steps, rounded up to ten, does
+no better than guessing. Until 2026-11-30 it was judged by the mean of ten losses with
+the L2 penalty, which only some optimizers are tuned with, and trials that recovered
+were lost, the best one of Nesterov's momentum at batch 8,192 among them. Those trials
+were made again, but for some in
 """
+
+
+def introduction() -> str:
+    """What is above the first heading."""
+    folders = ", ".join(
+        f"[{folder}]({from_docs(readme.RESULTS / folder / 'table.md')})"
+        for folder in results_sweeps.FORMER_RULE
+    )
+    return f"{INTRODUCTION}{folders}: there they count as given up.\n"
 
 
 def sections() -> dict[str, str]:
@@ -33,7 +56,8 @@ def sections() -> dict[str, str]:
             "seed, by the mean over several, and all three together:\n\n"
             + sweep_pairs.choices()
             + "\nHow often is the one ahead of the other on held-out images if either "
-            "has but half of its trials? Over all ways to halve them, in percent:\n\n"
+            "has but half of its trials? Over all ways to halve them, in percent "
+            "(steps are those of the tests; trials, with fewer images, take fewer):\n\n"
             + sweep_pairs.chances()
             + "\nWhat was chosen, by the mean over several seeds if there is one:\n\n"
             + sweep_pairs.settings()
@@ -129,7 +153,7 @@ def sections() -> dict[str, str]:
 def page() -> str:
     """The whole page, in MyST Markdown."""
     parts = [f"## {title}\n\n{text}" for title, text in sections().items()]
-    return "\n".join([INTRODUCTION, *parts])
+    return "\n".join([introduction(), *parts])
 
 
 if __name__ == "__main__":

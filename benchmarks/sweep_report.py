@@ -159,15 +159,17 @@ def budgets(out: pathlib.Path) -> str:
     Returns:
       A table in percent of the held-out images; the best with one trial first.
     """
-    finals = report.load(out / "final" / "results.jsonl")
+    trials = sweep_choice.trial_groups(out)
+    every = [row for rows in trials.values() for row in rows]
+    finished = [row for row in every if row["status"] == "finished"]
+    # Of trials: tests, which have more images to train on, take more.
     steps = {
         key: report.num_steps(rows)
-        for key, rows in report.group_rows(finals, *sweep_choice.GROUP[:2]).items()
+        for key, rows in report.group_rows(finished, *sweep_choice.GROUP[:2]).items()
     }
     groups: dict[tuple[int, int], dict[str, list[float]]] = {}
-    trials = sweep_choice.trial_groups(out)
     for (batch_size, num_epochs, name), rows in trials.items():
-        if (batch_size, num_epochs) not in steps:  # none of them finished
+        if (batch_size, num_epochs) not in steps:
             continue
         curve = [sweep_choice.expected_best(rows, n) for n in range(1, len(rows) + 1)]
         of_length = groups.setdefault((batch_size, steps[batch_size, num_epochs]), {})
@@ -186,7 +188,6 @@ def budgets(out: pathlib.Path) -> str:
     ]
     header = "batch", "steps", "optimizer"
     header += tuple(f"{n} trial{'s' * (n > 1)}" for n in shown)
-    every = [row for rows in trials.values() for row in rows]
     return f"{report.markdown(header, lines)}\n\n{report.circumstances(every)}\n"
 
 

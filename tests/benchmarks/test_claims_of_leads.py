@@ -54,7 +54,6 @@ def test_few_trials_go_further_with_conjugate_directions(folder, comparisons):
             "nlcg_adam",
             ["adamw", "adamw_b1"],
         ),
-        ("sweep_cifar100_16x16_b8192", 4, "nlcg", ["nesterov"]),
         ("sweep_digits", 10, "nlcg", ["nesterov"]),
         ("sweep_digits", 30, "nlcg", ["nesterov", "sgd"]),
         ("sweep_digits", 10, "nlcg_adam", ["adamw", "sgd", "nesterov", "lars"]),
@@ -86,6 +85,24 @@ def test_level_with_muon(folder, num_epochs):
     """As README and docs/choosing.md say of every batch but 8,192."""
     (ours, spread), (theirs, other_spread) = means_and_spreads(
         folder, num_epochs, "nlcg_muon", "muon"
+    )
+    assert abs(ours - theirs) < spread + other_spread
+
+
+@pytest.mark.parametrize(
+    ("folder", "num_epochs"),
+    [
+        ("sweep_digits_resnet8", 10),
+        ("sweep_digits_resnet8", 30),
+        ("sweep_cifar100_16x16", 2),
+        ("sweep_cifar100_16x16", 4),
+        ("sweep_cifar100_16x16_b8192", 4),
+    ],
+)
+def test_level_with_nesterov(folder, num_epochs):
+    """As docs/choosing.md says of residual networks and photographs."""
+    (ours, spread), (theirs, other_spread) = means_and_spreads(
+        folder, num_epochs, "nlcg", "nesterov"
     )
     assert abs(ours - theirs) < spread + other_spread
 

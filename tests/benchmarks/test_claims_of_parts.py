@@ -63,7 +63,7 @@ def test_the_rule_for_beta_and_a_constant_on_digits(name, num_epochs):
         )
         for number in (1, 2, 4)
     ]
-    assert (min(leads) > 0) == ((name, num_epochs) != ("nlcg", 100))
+    assert (min(leads) > 0) == (name == "nlcg_adam" or num_epochs == 30)
 
 
 def test_polak_ribiere_untuned_on_digits():
@@ -141,8 +141,9 @@ def test_levers():
     bring = {name: v.mean() for name, v in levers.differences(rows).items()}
     for name in "nothing of the past", "schedule of the paper":
         assert bring.pop(name) == pytest.approx(-3, abs=0.5)
-    for name in "half the learning rate", "twice the learning rate", "schedule cosine":
-        assert bring.pop(name) == pytest.approx(-1, abs=0.5)
+    for name in "twice the learning rate", "schedule cosine":
+        assert bring.pop(name) == pytest.approx(-1, abs=0.25)
+    assert bring.pop("half the learning rate") == pytest.approx(-0.5, abs=0.25)
     assert bring.pop("schedule constant") == pytest.approx(2, abs=0.5)
     assert all(abs(value) <= 0.5 for value in bring.values())
     assert len(bring) == 9

@@ -28,7 +28,7 @@ def test_where_to_start():
             (0.02, 0.09),
             {"linear", "cosine", "constant"},
             (0.02, 0.05),
-            (0.001, 0.5),
+            (0.001, 0.6),
         ),
         "nlcg_adam": (
             (0.0025, 0.008),
@@ -36,7 +36,7 @@ def test_where_to_start():
             (0.02, 0.2),
             (0.001, 0.2),
         ),
-        "nlcg": ((2.5, 6.0), {"cosine"}, (0.02, 0.1), (4e-5, 4e-4)),
+        "nlcg": ((6.0, 7.0), {"cosine", "linear"}, (0.05, 0.1), (4e-5, 7e-4)),
     }
     bounds = {"nlcg_muon": "0.8", "nlcg_adam": "0.9", "nlcg": "0.9"}
     for name, (rates, schedules, warmups, decays) in table.items():

@@ -1,9 +1,18 @@
 """The README's figures are those of the committed rows."""
 
+import math
+
 import numpy as np
 import pytest
 
-from benchmarks import growing_batch, readme, report, sweep_choice, sweep_pairs
+from benchmarks import (
+    growing_batch,
+    readme,
+    report,
+    results_sweeps,
+    sweep_choice,
+    sweep_pairs,
+)
 from tests.benchmarks.claims import RESULTS
 
 
@@ -144,6 +153,22 @@ def test_pairs_had_as_many_trials(folder):
                 assert len(rows) in ((16,) if constant else (12, 24, 48))
                 compared += 1
     assert compared
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.name for path in RESULTS.glob("sweep_*"))
+)
+def test_trials_that_were_given_up(folder):
+    """By the present rule, but where the results page says otherwise."""
+    classes = {"digits": 10, "cifar100_16x16": 100, "tiny_imagenet_16x16": 200}
+    recovering = 0
+    for rows in sweep_choice.trial_groups(RESULTS / folder).values():
+        for row in rows:
+            guessing = math.log(classes[row["config"]["dataset"]])
+            late = row["num_steps"] > report.num_steps(rows) / 2
+            if row["status"] == "given up":
+                recovering += late or row["train_loss"] <= guessing
+    assert (recovering > 0) == (folder in results_sweeps.FORMER_RULE)
 
 
 def test_the_table_of_pairs():
