@@ -25,7 +25,7 @@ from benchmarks.problems import Problem, all_problems
 
 TOL = 1e-6
 CAP = 10_000
-REFERENCE = "scipy CG"
+REFERENCES = "scipy CG", "CG_DESCENT"
 
 STYLES = {
     "limited_memory_cg": ("#D55E00", "-", 2.4),
@@ -107,6 +107,11 @@ def costs(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return table
 
 
+def _problems(table: dict[str, dict[str, float]]) -> list[str]:
+    """Every problem that a solver was given, in the order of the first that was."""
+    return list(dict.fromkeys(problem for cost in table.values() for problem in cost))
+
+
 def relative_cost(cost: dict[str, float], reference: dict[str, float]) -> float:
     """Geometric mean of the ratio, over the problems that both solved."""
     ratios = [
@@ -120,15 +125,17 @@ def relative_cost(cost: dict[str, float], reference: dict[str, float]) -> float:
 def summary(rows: list[dict[str, Any]]) -> str:
     """A Markdown table of the solvers, and one of every run."""
     table = costs(rows)
-    problems = list(table[REFERENCE])
+    problems = _problems(table)
     lines = [
         f"Problems: {len(problems)}. Solved: largest gradient entry at most {TOL:g} "
         f"at the returned point, within {CAP:,} evaluations (values plus gradients). "
-        f"Cost: geometric mean of the evaluations against {REFERENCE}'s and "
-        "CG_DESCENT's, over the problems that both solved. False success: reported, "
-        "but not so at the returned point.",
+        f"Cost: geometric mean of the evaluations against {REFERENCES[0]}'s and "
+        f"{REFERENCES[1]}'s, over the problems that both solved. False success: "
+        "reported, but not so at the returned point.",
         "",
-        f"| solver | solved | cost / {REFERENCE} | cost / CG_DESCENT | false success |",
+        "| solver | solved | cost / {} | cost / {} | false success |".format(
+            *REFERENCES
+        ),
         "|---|---:|---:|---:|---:|",
     ]
     for name in peers.SOLVERS:
@@ -140,10 +147,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
         cells = [
             name,
             str(solved),
-            f"{relative_cost(table[name], table[REFERENCE]):.2f}",
-            f"{relative_cost(table[name], table['CG_DESCENT']):.2f}"
-            if "CG_DESCENT" in table
-            else "",
+            *(
+                f"{relative_cost(table[name], table[other]):.2f}"
+                if other in table
+                else ""
+                for other in REFERENCES
+            ),
             "" if None in own else str(wrong),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -167,7 +176,7 @@ def profile(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
     table = costs(rows)
     names = [name for name in peers.SOLVERS if name in table]
-    problems = list(table[REFERENCE])
+    problems = _problems(table)
     matrix = np.array([[table[n].get(p, np.inf) for p in problems] for n in names])
     best = matrix.min(axis=0)
     solvable = np.isfinite(best)

@@ -95,3 +95,11 @@ def test_table(tmp_path):
     assert "| c | 70 | - |" in text
     solvers.profile(rows(), tmp_path / "profile.png")
     assert (tmp_path / "profile.png").stat().st_size > 10_000
+
+
+def test_table_of_one_solver(tmp_path):
+    """What others cost is compared with may not have been asked for."""
+    alone = [row for row in rows() if row["solver"] == "nonlinear_cg"]
+    assert "| nonlinear_cg | 3 |  |  | 0 |" in solvers.summary(alone)
+    solvers.profile(alone, tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").exists()
