@@ -10,7 +10,6 @@ FORMER_RULE = (
     "sweep_cifar100_16x16_b8192_constant",
     "sweep_cifar100_16x16_b16384",
     "sweep_cifar100_16x16_b16384_constant",
-    "sweep_cifar100_16x16_constant",
     "sweep_cifar100_16x16_vit",
     "sweep_cifar100_16x16_vit_b8192",
     "sweep_tiny_imagenet_16x16_b8192",
