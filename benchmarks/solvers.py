@@ -25,7 +25,8 @@ from benchmarks.problems import Problem, all_problems
 
 TOL = 1e-6
 CAP = 10_000
-REFERENCES = "scipy CG", "CG_DESCENT"
+REFERENCE = "scipy CG"
+REFERENCES = REFERENCE, "CG_DESCENT"
 
 STYLES = {
     "limited_memory_cg": ("#D55E00", "-", 2.4),
