@@ -183,10 +183,14 @@ def scale_by_curvature_line_search(
             how=how,
         )
         arguments.check_whole(stage, params)
-        arguments.check_loss_function(stage, jax.eval_shape(value_fn, params))
         tree.check_match(updates, state.previous_update, stage=stage)
         dtype = state.scale.dtype
         previous = state.previous_update
+
+        def loss(params):
+            output = value_fn(params)
+            arguments.check_loss_function(stage, jax.eval_shape(lambda: output))
+            return output
 
         def products(pairs):
             return tree.inner_products(pairs, dtype)
@@ -194,15 +198,13 @@ def scale_by_curvature_line_search(
         def with_curvature():
             # JAX's gradients of complex parameters are conjugate, and so is Hu.
             direction = tree.cast_like(updates, params)
-            g, hu = map(
-                _conjugate, jax.jvp(jax.grad(value_fn), (params,), (direction,))
-            )
+            g, hu = map(_conjugate, jax.jvp(jax.grad(loss), (params,), (direction,)))
             return products(
                 [(updates, updates), (g, updates), (g, previous), (hu, updates)]
             )
 
         def without_curvature():
-            g = _conjugate(jax.grad(value_fn)(params) if grad is None else grad)
+            g = _conjugate(jax.grad(loss)(params) if grad is None else grad)
             dots = products([(updates, updates), (g, updates), (g, previous)])
             return jnp.append(dots, 0)
 
