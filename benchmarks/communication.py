@@ -69,13 +69,13 @@ CASES = {
     ),
     "nlcg, Hessian diagonal": Case(
         lambda: optax_nlcg.nlcg(
-            0.1, preconditioner=optax_nlcg.scale_by_hessian_diagonal()
+            0.1, preconditioner=optax_nlcg.scale_by_hessian_diagonal(estimator=None)
         ),
         ("value",),
     ),
     "nlcg, Hessian diagonal, step with an estimate": Case(
         lambda: optax_nlcg.nlcg(
-            0.1, preconditioner=optax_nlcg.scale_by_hessian_diagonal()
+            0.1, preconditioner=optax_nlcg.scale_by_hessian_diagonal(estimator=None)
         ),
         ("value", "hessian_diagonal"),
     ),

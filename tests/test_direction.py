@@ -1,5 +1,6 @@
 """Conjugacy: linear CG, finite termination, invariances, restarts, guards."""
 
+import functools
 import inspect
 
 import jax
@@ -312,7 +313,11 @@ def test_an_overflowed_direction_is_forgotten():
 
 @pytest.mark.parametrize("way", ["alone", "in the direction", "chained in it"])
 @pytest.mark.parametrize(
-    "make", [optax_nlcg.scale_by_diagonal_bfgs, optax_nlcg.scale_by_hessian_diagonal]
+    "make",
+    [
+        optax_nlcg.scale_by_diagonal_bfgs,
+        functools.partial(optax_nlcg.scale_by_hessian_diagonal, estimator=None),
+    ],
 )
 def test_unknown_arguments_are_ignored(make, way):
     """Whatever their names: a batch often has a mask."""
