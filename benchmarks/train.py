@@ -221,7 +221,9 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
             last["learning_rate"] = float(rates[at])
             # Time is read once for all of them: in between it is shared out evenly.
             last["seconds"] = before + (offset + 1) / len(pending) * (seconds - before)
-            recent.append(last["cross_entropy"])
+            # The penalty may overflow while the rest is finite still.
+            whole = math.isfinite(last["loss"])
+            recent.append(last["cross_entropy"] if whole else math.nan)
             if curve is not None:
                 curve.write(at, last)
             # One bad mini-batch may be skipped, whenever it is looked at.
@@ -233,7 +235,7 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
                 break
         pending = []
         finite = list(filter(math.isfinite, recent))
-        mean_loss = float(np.mean(finite)) if finite else math.nan
+        mean = float(np.mean(finite)) if finite else math.nan
         if curve is not None and progress is not None:
             curve.flush()
             rate = (steps_done - first_step) * config.batch_size
@@ -241,15 +243,15 @@ def _train(config: Config, resources: contextlib.ExitStack) -> dict[str, Any]:
             progress.show(steps_done, {**last, "images/s": rate})
         if status == "diverged":
             break
-        least = min(mean_loss, last["cross_entropy"])
-        if steps_done == judged_at and least > math.log(source.num_classes):
+        guessing = math.log(source.num_classes)
+        if steps_done == judged_at and min(mean, recent[-1]) > guessing:
             status = "given up"
             break
         if saving:
             assert checkpoints is not None
             score = None
             if at_end or not stopping:  # who stops a run does not wait for long
-                score = -mean_loss if finite else None
+                score = -mean if finite else None
                 if config.num_validation:
                     result = evaluate(state)
                     score = result["accuracy"]

@@ -329,6 +329,14 @@ def test_when_a_run_is_looked_at_does_not_matter(tmp_path, monkeypatch, look):
             assert row[name] == expected[name], name
 
 
+def test_a_run_whose_penalty_overflows_has_diverged(tmp_path):
+    """NLCG skips all of its steps, so that the cross-entropy stays what it is."""
+    config = dataclasses.replace(QUICK, optimizer="nlcg", l2=3e38, out=tmp_path)
+    row = train.train(dataclasses.replace(config, batch_size=379, num_epochs=5))
+    assert (row["status"], row["num_steps"]) == ("diverged", train.JUDGED_OVER)
+    assert math.isfinite(report.load_curve(row, tmp_path)["cross_entropy"][-1])
+
+
 def test_diverged_run_ends_with_message_and_row(tmp_path, capsys):
     config = dataclasses.replace(
         QUICK,
