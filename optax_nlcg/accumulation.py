@@ -13,6 +13,7 @@ from optax_nlcg.tree import (
     Tree,
     add_leaves,
     cast_like,
+    count_not_finite,
     lay_out_like,
     scalar_dtype,
 )
@@ -119,11 +120,9 @@ def multi_steps(
             del gradient_step, params
             # On all devices that leaves are split over by hand: they leave it out
             # together. (Optax's own function sees one device's part.)
-            bad = jax.tree.map(
-                lambda g: jnp.sum(~jnp.isfinite(g), dtype=jnp.float32), updates
-            )
-            (number,) = add_leaves([bad], jnp.float32)
-            skip = (number > 0) | jnp.logical_not(loss_is_finite)
+            bad = count_not_finite(updates, jnp.float32)
+            (num_bad,) = add_leaves([bad], jnp.float32)
+            skip = (num_bad > 0) | jnp.logical_not(loss_is_finite)
             return skip, {"should_skip": skip}
 
         return optax.MultiSteps(

@@ -1,6 +1,6 @@
 """Checks of arguments, with errors that say what came and what to do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -202,6 +202,27 @@ def check_loss(stage: str, value: Any) -> None:
     raise ValueError(
         f"{stage} needs `value`, the loss of this step, as a real scalar; got {got}."
     )
+
+
+def loss_alone(stage: str, value_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss as a function of the parameters, checked where it is called.
+
+    To look at what it returns by tracing it first would cost a trace of the model.
+
+    Args:
+        stage: the transformation that calls it.
+        value_fn: the function that ``update`` was given.
+
+    Returns:
+        The same function; it raises a ``ValueError`` unless it returns one number.
+    """
+
+    def loss(*args: Any) -> Any:
+        output = value_fn(*args)
+        check_loss_function(stage, jax.eval_shape(lambda: output))
+        return output
+
+    return loss
 
 
 def check_loss_function(stage: str, output: Any) -> None:

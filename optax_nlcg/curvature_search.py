@@ -187,10 +187,7 @@ def scale_by_curvature_line_search(
         dtype = state.scale.dtype
         previous = state.previous_update
 
-        def loss(params):
-            output = value_fn(params)
-            arguments.check_loss_function(stage, jax.eval_shape(lambda: output))
-            return output
+        loss = arguments.loss_alone(stage, value_fn)
 
         def products(pairs):
             return tree.inner_products(pairs, dtype)

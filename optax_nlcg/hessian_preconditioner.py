@@ -211,7 +211,7 @@ def scale_by_hessian_diagonal(
         average = tree.cast_like(average, state.average)
         sizes = jax.tree.map(lambda d: jnp.abs(_components(d).astype(dtype)), average)
         size = float(max(1, tree.size(average)))  # integers stop at 2^31
-        bad = jax.tree.map(lambda g: jnp.sum(~jnp.isfinite(g), dtype=dtype), gradient)
+        bad = tree.count_not_finite(gradient, dtype)
         total, num_bad = tree.add_leaves([jax.tree.map(jnp.sum, sizes), bad], dtype)
         mean = total / size
         # P falls with the curvature: its extremes need no pass of their own.
@@ -290,7 +290,7 @@ def scale_by_hessian_diagonal(
             arguments.require(stage, name, argument, what=what, how=how)
         arguments.check_whole(stage, params)
         if method != "gauss_newton_bartlett":  # which wants the logits too
-            arguments.check_loss_function(stage, jax.eval_shape(value_fn, params))
+            value_fn = arguments.loss_alone(stage, value_fn)
 
         def refresh(state):
             key = jax.random.fold_in(jax.random.key(seed), state.count)

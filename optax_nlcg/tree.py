@@ -88,6 +88,11 @@ def add_leaves(trees: Sequence[Tree], dtype: DTypeLike) -> jax.Array:
     return _over_leaves(trees, jnp.zeros((), dtype), jnp.add, jax.lax.psum)
 
 
+def count_not_finite(tree: Tree, dtype: DTypeLike) -> Tree:
+    """Numbers of entries that are NaN or infinite, by leaf, for :func:`add_leaves`."""
+    return jax.tree.map(lambda x: jnp.sum(~jnp.isfinite(x), dtype=dtype), tree)
+
+
 def greatest_leaves(trees: Sequence[Tree], dtype: DTypeLike) -> jax.Array:
     """Greatest leaves of trees of scalars, over devices too where leaves are split.
 
