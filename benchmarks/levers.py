@@ -124,13 +124,7 @@ def summarize(rows: dict[str, dict[str, list[Row]]], out: pathlib.Path) -> str:
             for change in order
         ),
     ]
-    every = [
-        row for changes in rows.values() for same in changes.values() for row in same
-    ]
-    table = report.markdown(("changed", *rows), lines)
-    table += f"\n\n({report.circumstances(every)})\n"
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(table)
+    table = tuned_runs.write_table(("changed", *rows), lines, rows, out)
     _plot(by_optimizer, order, out / "levers.png")
     return table
 
@@ -163,13 +157,12 @@ def _plot(
 
 def main() -> None:
     """Makes the runs that are not there yet, and reports on all."""
-    rows, out = tuned_runs.study(
+    tuned_runs.study(
         "What each choice in a tuned run is worth.",
         "levers",
         lambda config: {AS_CHOSEN: {}, **levers(config)},
+        summarize,
     )
-    print(summarize(rows, out))
-    print(f"Rows, table and plot: {out}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ beside them the table `table.md` and the plot `accuracy.png`.
 import pathlib
 from typing import Any
 
-import numpy as np
-
-from benchmarks import levers, optimizers, report, sweep_choice, tuned_runs
+from benchmarks import levers, optimizers, report, sweep, tuned_runs
 from benchmarks.config import Config
 
 Row = dict[str, Any]
@@ -37,7 +35,7 @@ def changes(config: Config) -> dict[Point, dict[str, Any]]:
             f"{config.optimizer} has no setting for the past: leave it out by "
             "--optimizers"
         )
-    rates = {f: float(f"{f * config.peak_learning_rate:.3g}") for f in FACTORS}
+    rates = {f: sweep.rounded(f * config.peak_learning_rate) for f in FACTORS}
     return {
         (share, f): {"optimizer_setting": share, "learning_rate": rates[f]}
         for share in SHARES
@@ -56,18 +54,11 @@ def summarize(rows: dict[str, dict[Point, list[Row]]], out: pathlib.Path) -> str
       The table: a line for each optimizer and share, the optimizer with the highest
       mean first; its highest mean is bold.
     """
-    means = {
-        name: {
-            point: float(np.mean([100 * sweep_choice.accuracy(row) for row in same]))
-            for point, same in points.items()
-        }
-        for name, points in rows.items()
-    }
-    order = sorted(means, key=lambda name: -max(means[name].values()))
+    means = tuned_runs.means(rows)
     header = "optimizer", "learning rate", "of the past", "which is"
     header += tuple(f"x {factor:g}" for factor in FACTORS)
     lines = []
-    for name in order:
+    for name in means:
         rate = rows[name][SHARES[0], 1][0]["config"]["learning_rate"]
         for share in SHARES:
             of_share = [means[name][share, factor] for factor in FACTORS]
@@ -80,12 +71,8 @@ def summarize(rows: dict[str, dict[Point, list[Row]]], out: pathlib.Path) -> str
                     *(_cell(v, max(means[name].values())) for v in of_share),
                 )
             )
-    every = [row for grid in rows.values() for same in grid.values() for row in same]
-    table = report.markdown(header, lines)
-    table += f"\n\n({report.circumstances(every)})\n"
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(table)
-    _plot({name: means[name] for name in order}, out / "accuracy.png")
+    table = tuned_runs.write_table(header, lines, rows, out)
+    _plot(means, out / "accuracy.png")
     return table
 
 
@@ -112,9 +99,7 @@ def _plot(means: dict[str, dict[Point, float]], path: pathlib.Path) -> None:
 
 def main() -> None:
     """Makes the runs that are not there yet, and reports on all."""
-    rows, out = tuned_runs.study("How much of the past is best.", "past", changes)
-    print(summarize(rows, out))
-    print(f"Rows, table and plot: {out}")
+    tuned_runs.study("How much of the past is best.", "past", changes, summarize)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import report, sweep_choice, tuned_runs
+from benchmarks import report, sweep, tuned_runs
 from benchmarks.config import Config
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ def factor(exponent: int) -> float:
 def changes(config: Config) -> dict[int, dict[str, Any]]:
     """Learning rates in place of the one that was chosen, by exponent."""
     rates = {e: factor(e) * config.peak_learning_rate for e in EXPONENTS}
-    return {e: {"learning_rate": float(f"{rate:.3g}")} for e, rate in rates.items()}
+    return {e: {"learning_rate": sweep.rounded(rate)} for e, rate in rates.items()}
 
 
 def summarize(rows: dict[str, dict[int, list[Row]]], out: pathlib.Path) -> str:
@@ -53,19 +53,12 @@ def summarize(rows: dict[str, dict[int, list[Row]]], out: pathlib.Path) -> str:
       around the best keep a share of its accuracy, with a + if the scan ends before.
       The best first.
     """
-    means = {
-        name: {
-            exponent: float(np.mean([100 * sweep_choice.accuracy(row) for row in same]))
-            for exponent, same in by_exponent.items()
-        }
-        for name, by_exponent in rows.items()
-    }
-    order = sorted(means, key=lambda name: -max(means[name].values()))
+    means = tuned_runs.means(rows)
     header = "optimizer", "learning rate"
     header += tuple(f"x {factor(exponent):.2g}" for exponent in EXPONENTS)
     header += tuple(f"decades at {share:g}" for share in SHARES)
     lines = []
-    for name in order:
+    for name in means:
         lines.append(
             (
                 name,
@@ -74,12 +67,8 @@ def summarize(rows: dict[str, dict[int, list[Row]]], out: pathlib.Path) -> str:
                 *(_width(means[name], share) for share in SHARES),
             )
         )
-    every = [row for curve in rows.values() for same in curve.values() for row in same]
-    table = report.markdown(header, lines)
-    table += f"\n\n({report.circumstances(every)})\n"
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(table)
-    _plot({name: means[name] for name in order}, out / "accuracy.png")
+    table = tuned_runs.write_table(header, lines, rows, out)
+    _plot(means, out / "accuracy.png")
     return table
 
 
@@ -136,9 +125,7 @@ def _plot(means: dict[str, dict[int, float]], path: pathlib.Path) -> None:
 
 def main() -> None:
     """Makes the runs that are not there yet, and reports on all."""
-    rows, out = tuned_runs.study("What a wrong learning rate costs.", "rates", changes)
-    print(summarize(rows, out))
-    print(f"Rows, table and plot: {out}")
+    tuned_runs.study("What a wrong learning rate costs.", "rates", changes, summarize)
 
 
 if __name__ == "__main__":

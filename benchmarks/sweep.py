@@ -135,9 +135,9 @@ def sample(
     scale = batch_size / 16_384
     if name in SQUARE_ROOT:
         scale **= 0.5
-    decay = _rounded(_logarithmic(decay, WEIGHT_DECAY if space.decoupled else L2))
+    decay = rounded(_logarithmic(decay, WEIGHT_DECAY if space.decoupled else L2))
     return {
-        "learning_rate": _rounded(scale * _logarithmic(rate, space.learning_rates)),
+        "learning_rate": rounded(scale * _logarithmic(rate, space.learning_rates)),
         "schedule": _choice(schedule, schedules or space.schedules),
         "warmup": _choice(warmup, WARMUPS),
         "l2": 0.0 if space.decoupled else decay,
@@ -163,7 +163,8 @@ def _choice(x: float, among: Sequence[Any]) -> Any:
     return among[int(x * len(among))]
 
 
-def _rounded(x: float) -> float:
+def rounded(x: float) -> float:
+    """As settings are written: three digits."""
     return float(f"{x:.3g}")
 
 

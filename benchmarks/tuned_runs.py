@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from benchmarks import metrics, report, sweep, sweep_choice, sweep_report
 from benchmarks.config import Config
 
@@ -17,17 +19,19 @@ AS_CHOSEN = "as chosen"
 
 
 def study(
-    description: str, out: str, changes: Callable[[Config], dict[Name, Settings]]
-) -> tuple[dict[str, dict[Name, list[Row]]], pathlib.Path]:
-    """Makes the runs of a study from its command line; those that are there are kept.
+    description: str,
+    out: str,
+    changes: Callable[[Config], dict[Name, Settings]],
+    summarize: Callable[[dict[str, dict[Name, list[Row]]], pathlib.Path], str],
+) -> None:
+    """Makes the runs of a study from its command line that are not there, and reports.
 
     Args:
       description: as in `parse`.
       out: as in `parse`.
       changes: what to change in the run that a sweep chose, by name.
-
-    Returns:
-      Rows by optimizer and name of the change, one for each seed, and their folder.
+      summarize: makes table and plot in a folder, and returns the table, of rows by
+        optimizer and name of the change, one for each seed.
     """
     arguments, choices = parse(description, out)
     rows: dict[str, dict[Name, list[Row]]] = {}
@@ -40,7 +44,37 @@ def study(
             rows[optimizer][name] = same = list(map(sweep.run_or_recall, runs))
             what = ", ".join(f"{field} {value}" for field, value in settings.items())
             print(f"{optimizer} {what or AS_CHOSEN}: {held_out(same)} %", flush=True)
-    return rows, arguments.out
+    print(summarize(rows, arguments.out))
+    print(f"Rows, table and plot: {arguments.out}")
+
+
+def write_table(
+    header: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    rows: dict[str, dict[Name, list[Row]]],
+    out: pathlib.Path,
+) -> str:
+    """Writes `table.md` of a study, with the circumstances of its rows."""
+    every = [row for runs in rows.values() for same in runs.values() for row in same]
+    table = f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(table)
+    return table
+
+
+def means(
+    rows: dict[str, dict[Name, list[Row]]],
+) -> dict[str, dict[Name, float]]:
+    """Mean accuracies on held-out images in percent; the best optimizer first."""
+    accuracies = {
+        optimizer: {
+            name: float(np.mean([100 * sweep_choice.accuracy(row) for row in same]))
+            for name, same in runs.items()
+        }
+        for optimizer, runs in rows.items()
+    }
+    order = sorted(accuracies, key=lambda name: -max(accuracies[name].values()))
+    return {name: accuracies[name] for name in order}
 
 
 def held_out(rows: Sequence[Row]) -> str:
