@@ -10,7 +10,7 @@ from benchmarks.results_parts import (
     DOCS,
     RUN,
     command,
-    from_docs,
+    download,
     from_readme,
     image,
     include,
@@ -39,8 +39,7 @@ were made again, but for some in
 def introduction() -> str:
     """What is above the first heading."""
     folders = ", ".join(
-        f"[{folder}]({from_docs(readme.RESULTS / folder / 'table.md')})"
-        for folder in results_sweeps.FORMER_RULE
+        download(f"{folder}/table.md", folder) for folder in results_sweeps.FORMER_RULE
     )
     return f"{INTRODUCTION}{folders}: there they count as given up.\n"
 

@@ -5,14 +5,10 @@ from benchmarks.results_parts import FOLDER, RUN, command, download, image, incl
 
 # Where trials count as given up that the present rule (`give_up_at` of a `Config`)
 # lets go on.
-FORMER_RULE = (
-    "sweep_cifar100_16x16_b8192",
-    "sweep_cifar100_16x16_b8192_constant",
-    "sweep_cifar100_16x16_b16384",
-    "sweep_cifar100_16x16_b16384_constant",
-    "sweep_cifar100_16x16_vit",
-    "sweep_cifar100_16x16_vit_b8192",
-    "sweep_tiny_imagenet_16x16_b8192",
+FORMER_RULE = tuple(
+    name
+    for name in sweep_pairs.SWEEPS
+    if name not in ("sweep_cifar100_16x16", "sweep_cifar100_16x16_constant")
 )
 
 

@@ -72,45 +72,28 @@ def test_ahead_by_more_than_the_spread(folder, num_epochs, name, others):
 
 
 @pytest.mark.parametrize(
-    ("folder", "num_epochs"),
+    ("folder", "num_epochs", "name", "other"),
     [
-        ("sweep_cifar100_16x16", 1),
-        ("sweep_cifar100_16x16", 2),
-        ("sweep_cifar100_16x16", 4),
-        ("sweep_cifar100_16x16_b16384", 8),
-        ("sweep_cifar100_16x16_vit", 4),
+        # Every batch but 8,192.
+        ("sweep_cifar100_16x16", 1, "nlcg_muon", "muon"),
+        ("sweep_cifar100_16x16", 2, "nlcg_muon", "muon"),
+        ("sweep_cifar100_16x16", 4, "nlcg_muon", "muon"),
+        ("sweep_cifar100_16x16_b16384", 8, "nlcg_muon", "muon"),
+        ("sweep_cifar100_16x16_vit", 4, "nlcg_muon", "muon"),
+        # Residual networks and photographs.
+        ("sweep_digits_resnet8", 10, "nlcg", "nesterov"),
+        ("sweep_digits_resnet8", 30, "nlcg", "nesterov"),
+        ("sweep_cifar100_16x16", 2, "nlcg", "nesterov"),
+        ("sweep_cifar100_16x16", 4, "nlcg", "nesterov"),
+        ("sweep_cifar100_16x16_b8192", 4, "nlcg", "nesterov"),
+        # A constant rate.
+        ("sweep_cifar100_16x16_constant", 1, "nlcg_adam", "adamw"),
     ],
 )
-def test_level_with_muon(folder, num_epochs):
-    """As README and docs/choosing.md say of every batch but 8,192."""
-    (ours, spread), (theirs, other_spread) = means_and_spreads(
-        folder, num_epochs, "nlcg_muon", "muon"
-    )
-    assert abs(ours - theirs) < spread + other_spread
-
-
-@pytest.mark.parametrize(
-    ("folder", "num_epochs"),
-    [
-        ("sweep_digits_resnet8", 10),
-        ("sweep_digits_resnet8", 30),
-        ("sweep_cifar100_16x16", 2),
-        ("sweep_cifar100_16x16", 4),
-        ("sweep_cifar100_16x16_b8192", 4),
-    ],
-)
-def test_level_with_nesterov(folder, num_epochs):
-    """As docs/choosing.md says of residual networks and photographs."""
-    (ours, spread), (theirs, other_spread) = means_and_spreads(
-        folder, num_epochs, "nlcg", "nesterov"
-    )
-    assert abs(ours - theirs) < spread + other_spread
-
-
-def test_level_with_adamw_at_a_constant_rate():
+def test_level(folder, num_epochs, name, other):
     """As README and docs/choosing.md say."""
     (ours, spread), (theirs, other_spread) = means_and_spreads(
-        "sweep_cifar100_16x16_constant", 1, "nlcg_adam", "adamw"
+        folder, num_epochs, name, other
     )
     assert abs(ours - theirs) < spread + other_spread
 
