@@ -39,6 +39,7 @@ def differentiate_implicitly(
     Args:
         solve: ``solve(fun, params)`` minimises ``fun(params)``, which returns a value
             and anything else, and returns a tuple ``(solution, value, aux, info)``.
+            Nothing is differentiated with respect to what it closes over.
         fun: ``fun(params, *args)`` to a pair of a value and anything else.
         params: starting point, a tree of real arrays.
         args: arguments to differentiate with respect to; so are arrays that ``fun``
@@ -53,14 +54,22 @@ def differentiate_implicitly(
         theta_args, theta_constants = theta
         return closed(x, *theta_args, *theta_constants)
 
+    # What the solver closes over, such as a tolerance in units of an argument, changes
+    # the way but not the minimum.
+    solve_closed, settings = jax.closure_convert(
+        lambda start, theta: solve(lambda x: with_theta(x, theta), start),
+        params,
+        (args, constants),
+    )
+
     @jax.custom_jvp
-    def run(start, theta):
-        return solve(lambda x: with_theta(x, theta), start)
+    def run(start, theta, settings):
+        return solve_closed(start, theta, *settings)
 
     @run.defjvp
     def run_jvp(primals, tangents):
-        (start, theta), (_, theta_dot) = primals, tangents
-        outputs = run(start, theta)
+        (start, theta, settings), (_, theta_dot, _) = primals, tangents
+        outputs = run(start, theta, settings)
         solution, info = outputs[0], outputs[3]
 
         def gradient(x, th):
@@ -87,7 +96,7 @@ def differentiate_implicitly(
         value_dot = value_dot.astype(outputs[1].dtype)
         return outputs, (solution_dot, value_dot, aux_dot, _no_tangent(info))
 
-    return run(params, (args, constants))
+    return run(params, (args, constants), settings)
 
 
 def _pairing(slopes: Tree, tangents: Tree) -> jax.Array:

@@ -84,8 +84,8 @@ def minimize(
     ``fun`` closes over, in forward and reverse mode, by the implicit function theorem:
     linear conjugate gradients solve one system with the Hessian at the solution. That
     needs a strict minimum and a tight ``tol``; derivatives are NaN where the system is
-    not solved. The solution does not depend on the starting point, so that derivative
-    is zero.
+    not solved. The solution does not depend on the starting point, nor on ``tol`` and
+    what ``solver`` is made of, so those derivatives are zero.
 
     Squares of gradients must fit the dtype: in float32, where gradients are above 1e19
     or below 1e-19, scale ``fun``.

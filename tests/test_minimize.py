@@ -605,6 +605,27 @@ def test_derivatives_of_a_loss_with_its_own_backward_pass(x64, derivative):
     np.testing.assert_allclose(derivative(solve)(0.5), 2.0, atol=1e-5)
 
 
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev])
+def test_the_way_has_no_derivative(x64, derivative):
+    """A tolerance or a rate made of an argument changes the way, not the minimum."""
+
+    def solution(theta, use_its_own):
+        own = theta if use_its_own else 0.3
+        solver = optax.chain(optax_nlcg.nonlinear_cg(), optax.scale(1 + 0 * own))
+        return minimize(
+            lambda x, t: jnp.sum((x - 1) ** 2) + t * jnp.sum(x**4),
+            jnp.zeros(3),
+            (theta,),
+            tol=1e-9 * (1 + own),
+            solver=solver,
+        ).params
+
+    got, want = (derivative(solution)(0.3, own) for own in (True, False))
+    np.testing.assert_allclose(got, want, rtol=1e-7)
+    jitted = jax.jit(derivative(lambda theta: solution(theta, True)))
+    np.testing.assert_allclose(jitted(0.3), want, rtol=1e-7)
+
+
 def test_the_start_has_no_derivative(x64):
     gradient = jax.grad(lambda x0: jnp.sum(minimize(bowl, x0).params))(jnp.ones(3))
     np.testing.assert_array_equal(gradient, 0)
