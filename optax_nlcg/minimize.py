@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from optax_nlcg import arguments, solver_loop
 from optax_nlcg.alias import limited_memory_cg
@@ -144,6 +145,13 @@ def minimize(
         arguments.check_number("max_steps", max_steps, low=0, integer=True)
     if callback is not None:
         arguments.check_function("callback", callback)
+    longest = max_evaluations if max_steps is None else max_steps
+    if record_history and isinstance(longest, Tracer):
+        name = "max_evaluations" if max_steps is None else "max_steps"
+        raise ValueError(
+            f"With `record_history=True` the history is as long as `{name}` says, so "
+            "that must be a number, got a traced array: make it a static argument."
+        )
     if not isinstance(args, list | tuple):
         raise TypeError(f"`args` must be a tuple of arguments, got {args!r}.")
     args = tuple(args)

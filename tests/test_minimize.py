@@ -659,6 +659,13 @@ def test_the_start_has_no_derivative(x64):
             "solver",
         ),
         (
+            lambda: jax.jit(
+                lambda n: minimize(bowl, jnp.ones(3), max_steps=n, record_history=True)
+            )(3),
+            ValueError,
+            "`record_history=True` .* `max_steps`",
+        ),
+        (
             lambda: optax_nlcg.limited_memory_cg(0),
             ValueError,
             "memory_size",
