@@ -125,7 +125,9 @@ def value_grad_and_hessian_diagonal(
     Returns:
         Function ``f(params, *args, key, **kwargs)`` that returns ``(value, grads,
         diagonal)``, or ``((value, aux), grads, diagonal)`` with ``has_aux``. The key
-        must be another one at every step; it must be the same on all devices.
+        must be another one at every step; it must be the same on all devices. It is for
+        the probes and does not reach ``fun``, whose own key, of dropout say, goes in by
+        position or under another name.
 
     Raises:
         ValueError: if an argument is out of range; when called, if a key is missing.

@@ -36,7 +36,8 @@ class MinimizeResult(NamedTuple):
         value: the function there, scalar.
         grad_norm: largest absolute entry of the gradient there, scalar.
         num_steps: steps taken, int32 scalar.
-        num_evaluations: values plus gradients computed, int32 scalar.
+        num_evaluations: values plus gradients computed, int32 scalar; without products
+            with the Hessian that a solver takes.
         converged: whether ``grad_norm <= tol``, and ``value`` is finite, bool scalar.
         status: a :class:`Status`, int32 scalar.
         aux: what the function returned besides its value, at ``params``; or ``None``.
@@ -109,7 +110,8 @@ def minimize(
             seldom become as small as the default; 1e-3 is usual there.
         max_steps: most steps; ``None``: no limit.
         max_evaluations: most evaluations, values plus gradients. The step that reaches
-            it is completed.
+            it is completed. Products with the Hessian that a ``solver`` takes are not
+            counted.
         has_aux: whether ``fun`` returns a pair. Costs one more value, at the solution.
         callback: called on the host after each step with a
             :class:`optax_nlcg.solver_loop.Progress`. Under :func:`jax.vmap` lanes that
@@ -143,8 +145,6 @@ def minimize(
     arguments.check_number("max_evaluations", max_evaluations, low=1, integer=True)
     if max_steps is not None:
         arguments.check_number("max_steps", max_steps, low=0, integer=True)
-    if callback is not None:
-        arguments.check_function("callback", callback)
     longest = max_evaluations if max_steps is None else max_steps
     if record_history and isinstance(longest, Tracer):
         name = "max_evaluations" if max_steps is None else "max_steps"
@@ -152,6 +152,8 @@ def minimize(
             f"With `record_history=True` the history is as long as `{name}` says, so "
             "that must be a number, got a traced array: make it a static argument."
         )
+    if callback is not None:
+        arguments.check_function("callback", callback)
     if not isinstance(args, list | tuple):
         raise TypeError(f"`args` must be a tuple of arguments, got {args!r}.")
     args = tuple(args)
