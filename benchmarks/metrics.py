@@ -18,7 +18,6 @@ import jax
 import optax
 
 from benchmarks import report
-from optax_nlcg import tree
 
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "optax-nlcg")
 
@@ -27,7 +26,7 @@ def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
     """Finds what NLCG's stages report of themselves, if they are in the chain."""
 
     def values(name: str) -> list[jax.Array]:
-        found = optax.tree.get_all_with_path(opt_state, name, tree.is_field)
+        found = optax.tree.get_all_with_path(opt_state, name, _is_field)
         return [value for _, value in found]
 
     names = "beta", "scale", "num_skipped"
@@ -38,6 +37,14 @@ def optimizer_scalars(opt_state: optax.OptState) -> dict[str, jax.Array]:
         for name, found in scalars.items()
         if found
     }
+
+
+def _is_field(path: tuple[Any, ...], _: Any) -> bool:
+    """Whether what stands there in a state is a field of a stage's, not a parameter's.
+
+    Parameters may have the name too: normalisation has a ``scale``.
+    """
+    return isinstance(path[-1], optax.tree_utils.NamedTupleKey)
 
 
 def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:

@@ -171,21 +171,6 @@ def fits(tree: Tree, like: Tree) -> bool | jax.Array:
     return largest(narrow, jnp.float32) <= 1
 
 
-def is_field(path: tuple[Any, ...], _: Any) -> bool:
-    """Whether what stands there in a state is a field of a stage's, not a parameter's.
-
-    For the functions of ``optax.tree`` that look for a name, which parameters may have
-    too: normalisation has a ``scale``, attention a ``value``.
-
-    Args:
-        path: keys as those functions give them.
-
-    Returns:
-        The answer.
-    """
-    return isinstance(path[-1], optax.tree_utils.NamedTupleKey)
-
-
 def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> Tree:
     """Arrays for a state: like those of a tree, with one value everywhere.
 

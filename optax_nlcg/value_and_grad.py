@@ -5,9 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from optax_nlcg import arguments, tree
+from optax_nlcg import arguments
 from optax_nlcg.tree import Tree
 
 
@@ -31,8 +30,8 @@ def value_and_grad_from_state(
 
     Raises:
         TypeError: if ``value_fn`` is not a function.
-        KeyError: when called, if several fields of the state are called ``value``.
-        ValueError: when called, if none is called ``value`` or ``grad``.
+        KeyError: when called, if several line searches are in the state.
+        ValueError: when called, if there is none that has ``value`` and ``grad``.
 
     Examples:
         >>> import jax.numpy as jnp, optax, optax_nlcg
@@ -53,15 +52,23 @@ def value_and_grad_from_state(
     def value_and_grad(
         params: Tree, *args: Any, state: Tree, **kwargs: Any
     ) -> tuple[jax.typing.ArrayLike, Tree]:
-        value, grad = (
-            optax.tree.get(state, name, None, tree.is_field)
-            for name in ("value", "grad")
-        )
-        if value is None or grad is None:
+        # By both together: parameters may have a field of either name.
+        searches = [
+            node
+            for node in jax.tree.leaves(state, is_leaf=_is_search)
+            if _is_search(node)
+        ]
+        if not searches:
             raise ValueError(
                 "Fields `value` and `grad` were not found in the state. It must be "
                 f"that of a line search that calls `value_fn`, got {state!r:.200}."
             )
+        if len(searches) > 1:
+            raise KeyError(
+                f"{len(searches)} line searches were found in the state, and each has "
+                "a `value` of its own: give the state of one of them."
+            )
+        value, grad = searches[0].value, searches[0].grad
 
         def cast_fn(x):
             return jnp.asarray(value_fn(x, *args, **kwargs)).astype(value.dtype)
@@ -74,3 +81,8 @@ def value_and_grad_from_state(
         )
 
     return value_and_grad
+
+
+def _is_search(node: Any) -> bool:
+    fields = getattr(node, "_fields", ())
+    return "value" in fields and "grad" in fields and node.grad is not None

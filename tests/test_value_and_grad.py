@@ -1,5 +1,7 @@
 """Value and gradient from the state, for losses of any dtype."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,12 +70,23 @@ def test_arguments_of_the_loss_are_passed_on():
     np.testing.assert_array_equal(grad, 3)
 
 
+class Attention(NamedTuple):
+    query: jax.Array
+    value: jax.Array
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        {"query": jnp.zeros(2), "value": jnp.ones(3), "grad": jnp.ones(())},
+        [Attention(jnp.zeros(2), jnp.ones(3)), jnp.ones(())],
+    ],
+)
 @pytest.mark.parametrize(
     "solver", [optax_nlcg.nonlinear_cg, lambda: optax_nlcg.limited_memory_cg(2)]
 )
-def test_parameters_with_the_names_of_fields(solver):
+def test_parameters_with_the_names_of_fields(solver, x):
     """As in attention layers of Flax."""
-    x = {"query": jnp.zeros(2), "value": jnp.ones(3), "grad": jnp.ones(())}
 
     def loss(x):
         return sum(jnp.sum((leaf - 2) ** 4) for leaf in jax.tree.leaves(x))
