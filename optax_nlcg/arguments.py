@@ -136,6 +136,24 @@ _LOST = (
 )
 
 
+def check_state(stage: str, fits: bool, what: str) -> None:
+    """Checks that a state was made by an optimizer with the same settings.
+
+    Args:
+        stage: the transformation that the state is given to.
+        fits: whether it was.
+        what: what it was made with, and what is wanted.
+
+    Raises:
+        ValueError: if it was not.
+    """
+    if not fits:
+        raise ValueError(
+            f"{stage}: the state was made with {what}. Build the optimizer with the "
+            "settings that it had, or make a new state by `init`."
+        )
+
+
 def require(
     stage: str, name: str, value: Any, *, what: str, how: str, hint: str = _LOST
 ) -> None:

@@ -214,9 +214,11 @@ def get_beta_rule(rule: "str | float | BetaRule") -> BetaRule:
                 f"Unknown `beta_rule` {rule!r}. The known rules are: {known}."
             )
         return BETA_RULES[rule]
-    if isinstance(rule, jax.Array) or (
-        isinstance(rule, int | float | np.number) and not isinstance(rule, bool)
-    ):
+    is_array = isinstance(rule, jax.Array) or (
+        isinstance(rule, np.ndarray) and rule.ndim == 0
+    )
+    is_number = isinstance(rule, int | float | np.number) and not isinstance(rule, bool)
+    if is_array or is_number:
         arguments.check_number("beta_rule", rule)
         return BetaRule(lambda p: jnp.asarray(rule, p.gz.dtype))
     raise TypeError(

@@ -171,6 +171,13 @@ def scale_by_conjugate_direction(
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
         tree.check_match(updates, state.direction, stage=stage)
+        kept = state.previous_gradient is not None
+        arguments.check_state(
+            stage,
+            kept == keeps_gradient,
+            f"{'a' if kept else 'no'} previous gradient, and a `beta_rule` or "
+            f"`restart_threshold` that needs {'none' if kept else 'one'} is given",
+        )
         # Whether all is finite will show in g'z.
         first = extra_args | ({"_mask": False} if keeps_finite else {})
         z, preconditioner_state = precondition.update(

@@ -84,6 +84,11 @@ def scale_by_limited_memory(memory_size: int) -> optax.GradientTransformation:
     def update_fn(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         arguments.require_params(stage, params)
         tree.check_match(updates, state.updates, stage=stage)
+        arguments.check_state(
+            stage,
+            len(state.weights) == memory_size,
+            f"memory_size={len(state.weights)}, here it is {memory_size}",
+        )
         updates = tree.cast_like(updates, state.updates)
         step = optax.tree.sub(params, state.params)
         change = optax.tree.sub(updates, state.updates)

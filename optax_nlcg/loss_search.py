@@ -236,6 +236,11 @@ def _loss_line_search(
             what="the loss of this step",
             how="update(..., value=loss)",
         )
+        arguments.check_state(
+            stage,
+            (state.previous_update is not None) == rollback,
+            f"rollback={not rollback}, here it is {rollback}",
+        )
         if rollback:
             tree.check_match(updates, state.previous_update, stage=stage)
         dtype = state.scale.dtype

@@ -455,6 +455,59 @@ def test_numbers_of_a_state_that_was_read_from_a_file():
     with pytest.raises(TypeError, match="`period` must be an integer"):
         optax_nlcg.scale_by_step_line_search(np.array(5.0))
 
+    optax_nlcg.nlcg(0.1, beta_rule=np.array(0.9))
+    with pytest.raises(TypeError, match="`beta_rule` must be"):
+        optax_nlcg.nlcg(0.1, beta_rule=np.array([0.9, 0.8]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "texts"),
+    [
+        (
+            nlcg(0.1),
+            nlcg(0.1, beta_rule="polak_ribiere"),
+            ["scale_by_conjugate_direction", "no previous gradient", "needs one"],
+        ),
+        (
+            nlcg(0.1, beta_rule="polak_ribiere"),
+            nlcg(0.1),
+            ["scale_by_conjugate_direction", "a previous gradient", "needs none"],
+        ),
+        (
+            nlcg(0.1, preconditioner=optax.identity()),
+            nlcg(0.1),
+            ["scale_by_diagonal_bfgs", "another preconditioner", "EmptyState"],
+        ),
+        (
+            nlcg(0.1, line_search=step(rollback=False)),
+            nlcg(0.1),
+            ["scale_by_step_line_search", "rollback=False, here it is True"],
+        ),
+        (
+            nlcg(0.1, preconditioner=optax.identity()),
+            nlcg(
+                0.1,
+                preconditioner=optax.identity(),
+                line_search=online(rollback=False),
+            ),
+            ["scale_by_online_line_search", "rollback=True, here it is False"],
+        ),
+        (
+            optax_nlcg.limited_memory_cg(5),
+            optax_nlcg.limited_memory_cg(3),
+            ["limited_memory_cg", "memory_size=5, here it is 3"],
+        ),
+    ],
+)
+def test_a_state_of_other_settings(before, after, texts):
+    """Of a run, say, that is resumed with something changed."""
+    x = jnp.ones(3)
+    state = before.init(x)
+    with pytest.raises(ValueError, match="the state was made with") as caught:
+        after.update(x, state, x, value=1.0, grad=x, value_fn=jnp.sum)
+    for text in texts:
+        assert text in str(caught.value)
+
 
 def test_no_argument_is_forgotten():
     public = [
