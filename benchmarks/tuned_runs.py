@@ -23,6 +23,7 @@ def study(
     out: str,
     changes: Callable[[Config], dict[Name, Settings]],
     summarize: Callable[[dict[str, dict[Name, list[Row]]], pathlib.Path], str],
+    options: Sequence[argparse.ArgumentParser] = (),
 ) -> None:
     """Makes the runs of a study from its command line that are not there, and reports.
 
@@ -32,8 +33,9 @@ def study(
       changes: what to change in the run that a sweep chose, by name.
       summarize: makes table and plot in a folder, and returns the table, of rows by
         optimizer and name of the change, one for each seed.
+      options: as in `parse`.
     """
-    arguments, choices = parse(description, out)
+    arguments, choices = parse(description, out, options)
     rows: dict[str, dict[Name, list[Row]]] = {}
     for optimizer, choice in choices.items():
         rows[optimizer] = {}
@@ -82,17 +84,20 @@ def held_out(rows: Sequence[Row]) -> str:
     return sweep_report.mean_and_spread(list(map(sweep_choice.accuracy, rows)))
 
 
-def parse(description: str, out: str) -> tuple[argparse.Namespace, dict[str, Row]]:
+def parse(
+    description: str, out: str, options: Sequence[argparse.ArgumentParser] = ()
+) -> tuple[argparse.Namespace, dict[str, Row]]:
     """Reads the command line of a study.
 
     Args:
       description: of the study, for its help.
       out: name of the folder in the sweep's for its results.
+      options: parsers of what only this study has.
 
     Returns:
       The arguments, and what the sweep chose for each optimizer.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, parents=options)
     parser.add_argument("sweep", type=pathlib.Path)
     parser.add_argument("--num-epochs", type=float, required=True)
     parser.add_argument("--optimizers", nargs="+", help="default: all of the sweep")

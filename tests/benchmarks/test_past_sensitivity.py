@@ -40,9 +40,8 @@ def test_an_optimizer_without_such_a_setting(name, setting):
 
 def test_from_a_sweep_to_the_table(tmp_path, monkeypatch, capsys):
     sweep.sweep(dataclasses.replace(TUNED, out=tmp_path), 1, [1])
-    monkeypatch.setattr(past_sensitivity, "SHARES", (0.5, 0.9))
-    monkeypatch.setattr(past_sensitivity, "FACTORS", (1.0, 100.0))
     arguments = ["", str(tmp_path), "--num-epochs", "3", "--seeds", "4"]
+    arguments += ["--shares", "0.5", "0.9", "--factors", "100"]
     monkeypatch.setattr("sys.argv", arguments)
     past_sensitivity.main()
     rows = report.load(tmp_path / "past" / "results.jsonl")
