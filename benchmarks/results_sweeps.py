@@ -8,7 +8,7 @@ from benchmarks.results_parts import FOLDER, RUN, command, download, image, incl
 FORMER_RULE = tuple(
     name
     for name in sweep_pairs.SWEEPS
-    if name not in ("sweep_cifar100_16x16", "sweep_cifar100_16x16_constant")
+    if name != "sweep_cifar100_16x16" and name not in sweep_pairs.CONSTANT_RATE
 )
 
 
