@@ -111,6 +111,9 @@ def _plot(means: dict[str, dict[Point, float]], path: pathlib.Path) -> None:
     left.set_ylabel("best accuracy on held-out images, %")
     right.set_xlabel("learning rate, relative to the one chosen")
     right.set_xscale("log", base=2)
+    right.set_xticks(factors, [f"x {factor:g}" for factor in factors])
+    right.sharey(left)
+    left.autoscale(axis="y")
     report.add_legend(figure, [left])
     report.save_figure(figure, path)
 

@@ -70,6 +70,21 @@ def test_learning_rates_of_conjugate_directions():
         assert high / 1.2 < max(ratios[name]) <= high
 
 
+def test_how_much_of_the_past():
+    """As docs/choosing.md says of bounds on beta, each at its own best rate."""
+    for name in "sweep_cifar100_16x16_constant", "sweep_cifar100_16x16_b8192_constant":
+        best = {}
+        for row in report.load(RESULTS / name / "past" / "results.jsonl"):
+            if row["config"]["optimizer"] == "nlcg_muon":
+                share = row["config"]["optimizer_setting"]
+                accuracy = sweep_choice.accuracy(row)
+                best[share] = max(best.get(share, 0), accuracy)
+        assert set(best) == {0.5, 0.65, 0.8, 0.9}
+        worst = best.pop(0.5)
+        assert worst < min(best.values())
+        assert max(best.values()) - min(best.values()) < 0.01
+
+
 def test_what_a_wrong_learning_rate_costs():
     """As docs/choosing.md says: more room far off, and no rule close to the best."""
     rows = report.load(RESULTS / "sweep_cifar100_16x16/rates/results.jsonl")
