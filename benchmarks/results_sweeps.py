@@ -1,6 +1,6 @@
 """The sections of the page of results that are about sweeps."""
 
-from benchmarks import readme, sweep_pairs, sweep_report
+from benchmarks import readme, report, sweep_pairs, sweep_report
 from benchmarks.results_parts import FOLDER, RUN, command, download, image, include
 
 # Where trials count as given up that the present rule (`give_up_at` of a `Config`)
@@ -10,6 +10,14 @@ FORMER_RULE = tuple(
     for name in sweep_pairs.SWEEPS
     if name != "sweep_cifar100_16x16" and name not in sweep_pairs.CONSTANT_RATE
 )
+# What was tried where choices were tuned further.
+FURTHER = {
+    "sweep_cifar100_16x16_constant": "--num-epochs 1",
+    "sweep_cifar100_16x16_b8192_constant": "--num-epochs 4",
+    "sweep_cifar100_16x16_b16384_constant": (
+        "--num-epochs 8 --shares 0.65 0.8 --factors 2"
+    ),
+}
 
 
 def sweep(folder: str) -> str:
@@ -48,6 +56,29 @@ def several(folder: str) -> str:
         "In percent, in brackets what they have on held-out images, and bold the one "
         "with the highest mean there:\n\n"
         + sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
+    )
+
+
+def _study(folder: str) -> str:
+    """The commands that tune further what a sweep chose."""
+    study = (
+        f"{RUN}.past_sensitivity benchmarks/results/{folder} \\\n"
+        f"    {FURTHER[folder]} \\\n"
+        "    --optimizers nlcg_muon muon --seeds 4 --data-dir data"
+    )
+    if folder not in sweep_pairs.TUNED_FURTHER:
+        return study
+    again = f"{RUN}.choose_again benchmarks/results/{folder}/past"
+    return f"{study}\n{again} \\\n    --data-dir data"
+
+
+def _past(folder: str) -> str:
+    rows = report.load(FOLDER / folder / "past" / "results.jsonl")
+    return (
+        f"\nBatch {rows[0]['config']['batch_size']:,}:\n\n"
+        + image(f"{folder}/past/accuracy.png", "Accuracy by the past and the rate")
+        + "\n"
+        + include(f"{folder}/past/table.md")
     )
 
 
@@ -226,6 +257,18 @@ def sections() -> dict[str, str]:
                 f"\n{download(f'{folder}/table.md', 'The settings')}:\n\n"
                 + sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
                 for folder in sweep_pairs.CONSTANT_RATE
+            )
+            + "\nIs it the search that favours one of the two? All else as chosen, "
+            "also with less of the past than the search tried, at several rates, with "
+            "a further seed, on held-out images, in percent:\n\n"
+            + command("\n".join(map(_study, FURTHER)))
+            + "".join(map(_past, FURTHER))
+            + "\nAt batches 2,048 and 8,192 the best three of each were repeated with "
+            "further seeds; the one with the highest mean then trained on the whole "
+            "training set, and was tested:\n\n"
+            + "\n".join(
+                include(f"{folder}/past/choice.md")
+                for folder in sweep_pairs.TUNED_FURTHER
             )
         ),
         "CIFAR-100 at 16x16 pixels, a larger network": (

@@ -23,6 +23,11 @@ SWEEPS = (
 # Those of a constant learning rate, which the others did not try.
 CONSTANT_RATE = tuple(name for name in SWEEPS if name.endswith("_constant"))
 FALLING_RATE = tuple(name for name in SWEEPS if name not in CONSTANT_RATE)
+# Those whose choices were tuned further, and tested.
+TUNED_FURTHER = (
+    "sweep_cifar100_16x16_constant",
+    "sweep_cifar100_16x16_b8192_constant",
+)
 # What is compared; of several sweeps of one optimizer, which differ in what they tune,
 # the best.
 PAIRS = (

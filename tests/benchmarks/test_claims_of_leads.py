@@ -187,6 +187,46 @@ def test_a_constant_learning_rate():
             assert {row["config"]["schedule"] for row in trials} == {"constant"}
 
 
+def test_settings_tuned_further():
+    """As README and docs/choosing.md say: ahead still, but by less at batch 8,192."""
+    leads = {}
+    for folder in sweep_pairs.TUNED_FURTHER:
+        study = RESULTS / folder / "past"
+        tried = report.group_rows(report.load(study / "results.jsonl"), "optimizer")
+        settings = [
+            [
+                (row["config"]["optimizer_setting"], row["learning_rate"])
+                for row in tried[name,]
+            ]
+            for name in sweep_pairs.REPEATED
+        ]
+        assert len({len(same) for same in settings}) == 1
+        final = report.group_rows(
+            report.load(study / "final" / "results.jsonl"), "optimizer"
+        )
+        pair = [sweep_pairs.accuracies(final[name,]) for name in sweep_pairs.REPEATED]
+        assert sweep_pairs.is_ahead(*pair)
+        size = final[sweep_pairs.REPEATED[0],][0]["config"]["batch_size"]
+        leads[size] = np.subtract(*map(np.mean, pair))
+    assert leads == {
+        2_048: pytest.approx(2.5, abs=0.25),
+        8_192: pytest.approx(1.5, abs=0.25),
+    }
+    # The others: what was chosen is the best still.
+    (folder,) = set(sweep_pairs.CONSTANT_RATE) - set(sweep_pairs.TUNED_FURTHER)
+    tried = report.group_rows(
+        report.load(RESULTS / folder / "past" / "results.jsonl"), "optimizer"
+    )
+    chosen = {
+        name: sweep_choice.chosen(rows)
+        for (*_, name), rows in sweep_choice.trial_groups(RESULTS / folder).items()
+    }
+    for name in sweep_pairs.REPEATED:
+        assert len(tried[name,]) == 4
+        best = max(tried[name,], key=sweep_choice.accuracy)
+        assert sweep_choice.has_settings_of(best, chosen[name])
+
+
 def test_what_was_chosen_with_a_larger_network():
     """As README and docs/choosing.md say: ahead, with the same settings for both."""
     rows = report.load(RESULTS / readme.LARGER_NETWORK / "results.jsonl")
