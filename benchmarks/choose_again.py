@@ -13,15 +13,13 @@ again; the table is `<study>/choice.md`.
 """
 
 import argparse
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import metrics, optimizers, report, sweep, sweep_choice, sweep_report
-from benchmarks.config import Config
+from benchmarks import metrics, report, sweep, sweep_choice, sweep_report, tuned_runs
 
 Row = dict[str, Any]
 
@@ -30,24 +28,6 @@ def best(rows: Sequence[Row], number: int) -> list[list[Row]]:
     """The runs of the best few settings, those with the highest mean first."""
     same = report.group_rows(rows, *sweep_choice.TUNED).values()
     return sorted(same, key=_mean, reverse=True)[:number]
-
-
-def again(
-    runs: Sequence[Row], seeds: Sequence[int], out: pathlib.Path, **changes: Any
-) -> list[Row]:
-    """The rows of the runs of a setting with other seeds.
-
-    Args:
-      runs: of the setting.
-      seeds: of the new runs.
-      out: folder of their rows.
-      **changes: to other fields of a `Config`.
-    """
-    config = Config(**runs[0]["config"])
-    return [
-        sweep.run_or_recall(dataclasses.replace(config, seed=s, out=out, **changes))
-        for s in seeds
-    ]
 
 
 def table(tested: Sequence[tuple[int, list[Row], list[Row]]]) -> str:
@@ -60,10 +40,6 @@ def table(tested: Sequence[tuple[int, list[Row], list[Row]]]) -> str:
     lines = []
     for number, runs, tests in sorted(tested, key=lambda item: -_mean(item[1])):
         config = tests[0]["config"]
-        own = ""
-        if config["optimizer_setting"] is not None:
-            what = optimizers.SETTINGS[config["optimizer"]]
-            own = f"{what} {config['optimizer_setting']:g}"
         lines.append(
             (
                 config["optimizer"],
@@ -71,8 +47,8 @@ def table(tested: Sequence[tuple[int, list[Row], list[Row]]]) -> str:
                 f"{tests[0]['num_steps']:,}",
                 str(number),
                 f"{config['learning_rate']:g}",
-                own,
-                sweep_report.mean_and_spread(list(map(sweep_choice.accuracy, runs))),
+                sweep_report.own_setting(config),
+                tuned_runs.held_out(runs),
                 sweep_report.accuracy_and_spread(tests),
             )
         )
@@ -112,16 +88,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{option} must not have {min(both)}: settings are chosen by it"
             )
         used |= {*seeds}
-    here = {"data_dir": args.data_dir}
+
+    def again(runs, seeds, part, **changes):
+        configs = tuned_runs.changed(
+            runs[0], changes, seeds, args.data_dir, args.study / part
+        )
+        return list(map(sweep.run_or_recall, configs))
+
     tested = []
     for (optimizer,), of_one in report.group_rows(rows, "optimizer").items():
         repeated = [
-            [*runs, *again(runs, args.repeat_seeds, args.study / "repeats", **here)]
+            [*runs, *again(runs, args.repeat_seeds, "repeats")]
             for runs in best(of_one, args.num_repeated)
         ]
         chosen = max(repeated, key=_mean)
-        final = args.study / "final"
-        tests = again(chosen, args.seeds, final, num_validation=0, **here)
+        tests = again(chosen, args.seeds, "final", num_validation=0)
         number = len(report.group_rows(of_one, *sweep_choice.TUNED))
         tested.append((number, chosen, tests))
         print(f"{optimizer}: {sweep_report.accuracy_and_spread(tests)} %", flush=True)

@@ -42,7 +42,6 @@ def summarize(out: pathlib.Path) -> str:
         config = group[0]["config"]
         same = trials[batch_size, num_epochs, name]
         best = sweep_choice.chosen(same)
-        own = config["optimizer_setting"]
         lines.append(
             (
                 name,
@@ -53,7 +52,7 @@ def summarize(out: pathlib.Path) -> str:
                 f"{config['warmup']:g}",
                 f"{config['l2'] or config['weight_decay']:g}",
                 f"{config['label_smoothing']:g}",
-                f"{optimizers.SETTINGS[name]} {own:g}" if own is not None else "",
+                own_setting(config),
                 str(len(same)),
                 str(sum(row["status"] != "finished" for row in same)),
                 f"{100 * sweep_choice.median(same):.2f}",
@@ -291,6 +290,12 @@ def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
 
 def _number(row: Row, key: str) -> float:
     return float(row.get(key, "nan"))
+
+
+def own_setting(config: dict[str, Any]) -> str:
+    """What an optimizer's own parameter is called, and its value; empty without one."""
+    own = config["optimizer_setting"]
+    return "" if own is None else f"{optimizers.SETTINGS[config['optimizer']]} {own:g}"
 
 
 def accuracy_and_spread(rows: Sequence[Row]) -> str:
