@@ -65,12 +65,12 @@ def scale_by_curvature_line_search(
 
     .. math::
 
-        c = \frac{|g'u|}{u'Hu + \lambda |u|^2},
+        c = \frac{|g'u|}{(\bar\kappa + \lambda) |u|^2},
 
     so its length does not depend on that of :math:`u`, and no learning rate needs to be
-    chosen. :math:`Hu` is one derivative of the gradient along :math:`u`. The curvature
-    per unit length, :math:`\kappa = |u'Hu| / |u|^2`, is averaged over steps; negative
-    curvature counts by its size.
+    chosen. :math:`\bar\kappa` is the average over steps of the curvature per unit
+    length, :math:`\kappa = |u'Hu| / |u|^2`, in which negative curvature counts by its
+    size. :math:`Hu` is one derivative of the gradient along :math:`u`.
 
     On a mini-batch this would be far too long: :math:`u` was made of the gradient of
     the very batch that it is judged by, and most of :math:`g'u` may be noise. The
@@ -89,9 +89,9 @@ def scale_by_curvature_line_search(
     reduction by which Levenberg, Marquardt and Moller adapt their damping, with the
     actual one measured on another batch. Their rule, which damps more and more while
     the ratio is below one quarter, would stop for good where three quarters of the
-    gradient are noise. In each step :math:`\rho` is clipped to [-1, 2], its average to
-    [.001, 1]. On a quadratic without noise it is one, and with ``decay=0`` the search
-    is then exact.
+    gradient are noise. The ratio of a step is clipped to [-1, 2], the average, where it
+    is used, to [.001, 1]. On a quadratic without noise it is one, and with ``decay=0``
+    the search is then exact.
 
     Place it last: nothing but a change of sign may follow it, which an update that
     ascends is taken to have behind it. It descends if the update does.
