@@ -94,11 +94,11 @@ def advance(old: Interval, point: Point, ceiling: jax.Array) -> Interval:
     rising = _interpolate_values(low, high)
     bisect = (old.secants >= 2) & (width > _SHRINKAGE * old.width)
     second = _second_secant(old, low, high)
-    inside = jnp.where(old.secants == 1, second, jnp.nan)
-    inside = _first_inside(
-        low, high, inside, _cubic(low, high), _secant(low, high), low.step + width / 2
-    )
+    second = jnp.where(old.secants == 1, second, jnp.nan)
     middle = low.step + width / 2
+    inside = _first_inside(
+        low, high, second, _cubic(low, high), _secant(low, high), middle
+    )
 
     to_secant = bracketed & (high.slope >= 0) & ~bisect
     trial = jnp.where(bisect, middle, inside)

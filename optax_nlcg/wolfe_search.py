@@ -308,23 +308,16 @@ def scale_by_hager_zhang_line_search(
             # A bracket without an acceptable point: the loss is rougher than assumed.
             # Allow ten times the error and try its flatter end once more.
             widen = interval.collapsed & (search.num_widened < 5)
-            ends = (interval.low, interval.high)
+            low, high = interval.low, interval.high
             flatter = jnp.where(
-                jnp.abs(ends[0].slope) < jnp.abs(ends[1].slope),
-                ends[0].step,
-                ends[1].step,
+                jnp.abs(low.slope) < jnp.abs(high.slope), low.step, high.step
             )
             interval = interval._replace(
                 trial=jnp.where(widen, flatter, interval.trial)
             )
             trials = search.num_evaluations + 2
             stop = (interval.collapsed & ~widen) | (trials >= 2 * max_trials)
-            kept = Point(
-                *(
-                    jnp.where(keep, new, old)
-                    for new, old in zip(point, search.kept, strict=False)
-                )
-            )
+            kept = tree.select(keep, point, search.kept)
             outcome = jnp.where(
                 stop,
                 jnp.where(
@@ -363,15 +356,20 @@ def scale_by_hager_zhang_line_search(
             ),
         )
 
+        # What a search that did not move has kept is what it was given. Nobody is to be
+        # handed a value or a gradient that was a failure.
         kept = search.kept
         moved = kept.step > 0
+        known = jnp.isfinite(kept.value)
+        known &= jnp.isfinite(tree.largest(search.kept_grad, dtype))
+        kept_grad = tree.select(known, search.kept_grad, state.grad)
         new_state = HagerZhangLineSearchState(
             count=optax.safe_increment(state.count),
             num_skipped=state.num_skipped,
             step=kept.step,
             slope=slope,
             value=kept.value,
-            grad=search.kept_grad,
+            grad=kept_grad,
             value_scale=scale,
             value_weight=weight,
             approximate=state.approximate
@@ -382,12 +380,10 @@ def scale_by_hager_zhang_line_search(
             num_evaluations=search.num_evaluations,
             outcome=search.outcome,
         )
-        # Nobody is to be handed a value or a gradient that was a failure.
-        known = jnp.isfinite(value) & jnp.isfinite(tree.largest(grad, dtype))
         stayed = state._replace(
             num_skipped=state.num_skipped + (~finite).astype(jnp.int32),
-            value=jnp.where(known, value, jnp.inf),
-            grad=tree.select(known, grad, state.grad),
+            value=jnp.where(known, kept.value, jnp.inf),
+            grad=kept_grad,
             num_evaluations=search.num_evaluations,
             outcome=search.outcome,
         )
