@@ -10,11 +10,12 @@ import optax
 from optax_nlcg import arguments, tree
 from optax_nlcg.tree import Tree
 
-# Seven bands of the loss's relative rise, in units of the threshold. In each band the
-# scale is multiplied by a factor and a fraction of the last update is taken back.
+# Edges between bands of the loss's relative rise, in units of the threshold. In each
+# band the scale is multiplied by a factor and a fraction of the last update is taken
+# back; in the lowest, below all edges, it grows instead.
 _BAND_EDGES = np.array([0.01, 0.025, 0.05, 0.075, 0.10, 0.125, 0.15])
-_BAND_FACTORS = np.array([1.0, 0.975, 0.95, 0.9, 0.8, 0.7, 0.5])
-_BAND_FRACTIONS = np.array([0.1, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
+_BAND_FACTORS = np.array([1.0, 1.0, 0.975, 0.95, 0.9, 0.8, 0.7, 0.5])
+_BAND_FRACTIONS = np.array([0.0, 0.1, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
 
 
 class LossLineSearchState(NamedTuple):
@@ -254,13 +255,13 @@ def _loss_line_search(
         reference = jnp.where(first, loss, state.loss_reference)
         due, rise, reference = compare(state.count, loss, average, reference)
 
-        # The band is the number of edges below the rise; in band 0 the scale grows.
+        # The band is the number of edges below the rise.
         band = jnp.sum(rise > threshold * jnp.asarray(_BAND_EDGES, dtype))
         grown = jnp.minimum(1, growth * state.scale)
-        factors = jnp.asarray(np.append(1.0, _BAND_FACTORS), dtype)
+        factors = jnp.asarray(_BAND_FACTORS, dtype)
         cut = jnp.maximum(min_scale, factors[band] * state.scale)
         scale = jnp.where(due, jnp.where(band == 0, grown, cut), state.scale)
-        fractions = jnp.asarray(np.append(0.0, _BAND_FRACTIONS), dtype)
+        fractions = jnp.asarray(_BAND_FRACTIONS, dtype)
         fraction = jnp.where(due, fractions[band], 0)
 
         if rollback:

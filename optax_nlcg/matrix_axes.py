@@ -12,7 +12,7 @@ from optax_nlcg import shards
 from optax_nlcg.sharing import MatrixSplit
 
 
-class Axes(NamedTuple):
+class MatrixAxes(NamedTuple):
     """Which axes of an array count matrices, and which are their rows and columns."""
 
     batch: tuple[int, ...]
@@ -30,7 +30,7 @@ class Matrices(NamedTuple):
     """
 
     array: jax.Array
-    axes: Axes
+    axes: MatrixAxes
     split: shards.Split
 
 
@@ -64,7 +64,7 @@ def check_choice(choice: Any) -> None:
         )
 
 
-def axes_of(x: jax.Array, choice: Any) -> Axes | None:
+def axes_of(x: jax.Array, choice: Any) -> MatrixAxes | None:
     """What a leaf of ``matrices`` says about an array.
 
     Raises:
@@ -82,7 +82,7 @@ def axes_of(x: jax.Array, choice: Any) -> Axes | None:
             f"one of shape {x.shape} and dtype {x.dtype}: leave it out."
         )
     if not isinstance(choice, tuple):
-        return Axes((), tuple(range(x.ndim - 1)), (x.ndim - 1,))
+        return MatrixAxes((), tuple(range(x.ndim - 1)), (x.ndim - 1,))
     rows, columns = (
         tuple(axes) if isinstance(axes, Sequence) else (axes,) for axes in choice
     )
@@ -95,7 +95,7 @@ def axes_of(x: jax.Array, choice: Any) -> Axes | None:
             "once."
         )
     batch = tuple(axis for axis in range(x.ndim) if axis not in places)
-    return Axes(batch, tuple(places[: len(rows)]), tuple(places[len(rows) :]))
+    return MatrixAxes(batch, tuple(places[: len(rows)]), tuple(places[len(rows) :]))
 
 
 def unfold(one: Matrices) -> jax.Array:

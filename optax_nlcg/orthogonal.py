@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from optax_nlcg import shards, sharing
 from optax_nlcg.matrix_axes import (
-    Axes,
     Matrices,
+    MatrixAxes,
     axes_of,
     check_choice,
     fold,
@@ -143,7 +143,7 @@ def scale_by_orthogonalization(
     if stack_sharding is not None:
         sharing.check(stack_sharding)
 
-    def choose(params: Tree) -> list[Axes | None]:
+    def choose(params: Tree) -> list[MatrixAxes | None]:
         """What each array is: matrices with these axes, or something else."""
         if matrices is None:
             chosen = jax.tree.map(is_matrix, params)
