@@ -51,8 +51,8 @@ class Space:
 
     Attributes:
       learning_rates: least and greatest, on a logarithmic scale, at a mini-batch of
-        16,384 images; for NLCG and SGD proportional to the size of the mini-batch, for
-        the others to its square root.
+        16,384 images; proportional to the size of the mini-batch, or to its square
+        root for those in `SQUARE_ROOT`.
       settings: of the optimizer's own parameter (`optimizers.SETTINGS`).
       decoupled: whether weight decay is decoupled; else it is the L2 penalty.
       schedules: of the learning rate.

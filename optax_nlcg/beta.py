@@ -30,7 +30,7 @@ class InnerProducts(NamedTuple):
         gd_prev: :math:`g'd_-`, the new gradient along the previous direction.
         slope_prev: :math:`g_-'d_- < 0`, the previous gradient along its own direction.
         yd_prev: :math:`y'd_-`.
-        yz: :math:`y'z`; zero unless the rule asks for it.
+        yz: :math:`y'z`; zero where no previous gradient is kept.
         ypy: :math:`y'Py`; zero unless the rule asks for it.
         metric_prev: :math:`d_-'P^{-1}d_-`, the previous direction's squared length.
     """

@@ -89,9 +89,10 @@ def scale_by_hessian_diagonal(
     A new estimate changes the metric in which successive directions are conjugate. In
     stochastic training leave it at that. With exact steps on a full batch
     Fletcher-Reeves, whose coefficient would mix two metrics, must start anew at every
-    estimate: ``scale_by_conjugate_direction(..., restart_every=update_every)``. Rules
-    that use the change of the gradient, such as Polak-Ribiere and Hager-Zhang, recover
-    by themselves.
+    estimate: ``scale_by_conjugate_direction(..., restart_every=update_every)``, which
+    keeps step with the estimates while no step is skipped and nothing else restarts the
+    direction. Rules that use the change of the gradient, such as Polak-Ribiere and
+    Hager-Zhang, recover by themselves.
 
     An estimate is left out and counted if it is not finite, or the gradient or the loss
     (``value``, if given) of its step is not; a gradient that is not finite gives a zero

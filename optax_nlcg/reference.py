@@ -19,8 +19,8 @@ _EPS = 1e-8
 _LOSS_DECAY = 0.7
 _MIN_SCALE = 1e-4
 # Loss ratio above 1 + edge * threshold; factor on the scale; share of the update that
-# goes to undoing the previous direction. Band 0 grows the scale; band 8 does nothing:
-# the ratio exactly on the first edge, or NaN.
+# goes to undoing the previous direction. The last of factors and shares are for a ratio
+# exactly on the lowest edge, or NaN: nothing changes. Below it the scale grows.
 _EDGES = np.array([0.15, 0.125, 0.10, 0.075, 0.05, 0.025, 0.01])
 _FACTORS = np.array([0.5, 0.7, 0.8, 0.9, 0.95, 0.975, 1.0, 1.0])
 _SHARES = np.array([0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.1, 0.0])
@@ -39,7 +39,8 @@ class MlNcgState(NamedTuple):
         beta: coefficient of the last step, scalar.
         gz: :math:`g'Pg` of the last step, scalar.
         loss_average: exponential moving average of the loss, scalar.
-        loss_reference: the average at the last comparison, scalar.
+        loss_reference: what the step search compares with next, the average at its last
+            comparison, scalar.
         diagonal: diagonal Hessian estimate, like the parameters; ``None`` without it.
         previous_gradient: gradient of the last step; ``None`` without the estimate.
         previous_z: :math:`Pg` of the last step; ``None`` unless the rule is PR.
@@ -88,7 +89,8 @@ def ml_ncg(
         x_{t+1} &= x_t + l_t b_t \Big[(1 - \rho) d_t
             - \rho \frac{b_t}{b_{t+1}} d_{t-1}\Big]
 
-    where the term in brackets belongs to the rule PR. What differs from the stages of
+    where the term in brackets belongs to the rule PR. In the first step :math:`z = -g`
+    and :math:`\beta = 0`. What differs from the stages of
     this library: :math:`s` is made from the direction and the present learning rate,
     not from the step that was taken; the scale that the line search has just set acts
     one step late; where it cuts, the previous direction is taken back by
