@@ -27,9 +27,9 @@ class Run(NamedTuple):
     """What a solver did.
 
     Attributes:
-        evaluations: values plus gradients until a gradient within the tolerance was
-            computed; None if there was none within the cap.
-        total: values plus gradients until the solver stopped.
+        evaluations: values plus gradients until the solver stopped; of optimistix,
+            which does not stop by the gradient, until one within the tolerance was
+            computed, None if there was none.
         reported: the solver's own count, or None.
         success: whether the solver reports success; None if it was stopped from
             outside.
@@ -270,6 +270,6 @@ def run(name: str, problem: Problem, tol: float, cap: int) -> Run:
     params, success, reported = SOLVERS[name](problem, counter, cap)
     params = np.asarray(params)
     jax.effects_barrier()
-    by_gradient = name != "optimistix NonlinearCG"
-    evaluations = counter.total if by_gradient else counter.at_tolerance
+    stops_by_gradient = name != "optimistix NonlinearCG"
+    evaluations = counter.total if stops_by_gradient else counter.at_tolerance
     return Run(evaluations, reported, success, params)

@@ -6,7 +6,8 @@ runs every solver that is installed on every problem, in float64, and writes one
 run to `runs.jsonl`, and from it a table (`table.md`) and Dolan and Moré's performance
 profile (`profile.png`). Rows that are there already are not run again. A problem counts
 as solved if the largest gradient entry at the returned point is within the tolerance;
-its cost is the values plus gradients computed until the solver stopped.
+its cost is the values plus gradients computed until the solver stopped; of optimistix,
+which stops by its iterates, those until the first gradient within the tolerance.
 """
 
 import argparse
@@ -131,8 +132,10 @@ def summary(rows: list[dict[str, Any]]) -> str:
         f"Problems: {len(problems)}. Solved: largest gradient entry at most {TOL:g} "
         f"at the returned point, within {CAP:,} evaluations (values plus gradients). "
         f"Cost: geometric mean of the evaluations against {REFERENCES[0]}'s and "
-        f"{REFERENCES[1]}'s, over the problems that both solved. False success: "
-        "reported, but not so at the returned point.",
+        f"{REFERENCES[1]}'s, over the problems that both solved. Evaluations are those "
+        "until the solver stopped; of optimistix, which stops by its iterates, until "
+        "the first gradient within the tolerance. False success: reported, but not so "
+        "at the returned point.",
         "",
         "| solver | solved | cost / {} | cost / {} | false success |".format(
             *REFERENCES
