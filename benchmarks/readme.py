@@ -57,8 +57,9 @@ def photographs() -> str:
     of_muon = """
         `nlcg_muon` is ahead of Muon at batch 8,192: ResNet-8 on CIFAR-100 in 24, 48 and
         97 steps, ResNet-8 on Tiny-ImageNet and the transformer in 24. At a quarter of
-        that batch, and at twice of it, the two are level by this choice of settings
-        with rates that fall; with constant rates `nlcg_muon` is ahead there too.
+        that batch, and at twice that batch, the two are level by this choice of
+        settings with rates that fall; with constant rates `nlcg_muon` is ahead there
+        too.
     """
     of_adam = """
         `nlcg_adam` is ahead of AdamW on every line with rates that fall, and on
@@ -118,8 +119,8 @@ def _constant_rate() -> str:
     return f"""
         With constant rates, chosen among {number} trials by several seeds in the same
         way, `nlcg_muon` against Muon reaches {leads}: ahead by more than the spread at
-        all three, and at the two larger batches about two points or more better than
-        with rates that fall, for either.
+        all three, and at the two larger batches about two points better than with
+        rates that fall, or more, for both optimizers.
         On ResNet-20 the setting of batch 8,192, the same for both, reaches
         {_percent(runs["nlcg_muon",])} against {_percent(runs["muon",])} with nothing
         tuned again.
@@ -136,12 +137,13 @@ def _tuned_further() -> str:
         size = f"{rows[0]['config']['batch_size']:,}"
         reached.append(f"{ours} against {theirs} at batch {size}")
     return f"""
-        Sixteen trials lie far apart. Tuned further around what was chosen, as much for
-        either, with other learning rates and with less of the past than the search
-        tried, they reach {" and ".join(reached)}: ahead by more than the spread still,
-        but at batch 8,192, where Muon wants twice the rate, by one point and a half in
-        place of four. At batch 16,384, where four settings of each were tried with
-        one seed, those chosen stay the best for both on held-out images.
+        Sixteen trials leave wide gaps. When both were tuned further around what was
+        chosen, with as many runs each, at other learning rates and with less of the
+        past than the search tried, they reached {" and ".join(reached)}: ahead by more
+        than the spread still, but at batch 8,192, where Muon wants twice the rate, by
+        one point and a half in place of four. At batch 16,384, where four settings of
+        each were tried with one seed, those chosen stay the best for both on held-out
+        images.
     """
 
 
@@ -157,8 +159,8 @@ def _parts() -> str:
         nothing of the past, reaches {none} percent; with Muon's average of gradients it
         reaches {muon}, with a constant times the last direction {constant}, with the
         rule for beta {rule}.
-        With rates that fall it is alike, constant and rule level with each other again,
-        and there the rule helps where there are few trials to tune with
+        The same holds with rates that fall: constant and rule are level again, and
+        there the rule helps where there are few trials to tune with
         ([choosing](docs/choosing.md)).
     """
 

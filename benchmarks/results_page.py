@@ -28,11 +28,12 @@ several seeds; of such sizes there are small networks on small images. The comma
 exist, in `benchmarks/`; they need accelerators, and until they are run nothing is
 claimed of that regime beyond the runs shown.
 
-In sweeps a trial is given up that after a quarter of its steps, rounded up to ten, does
-no better than guessing. Until 2026-11-30 it was judged by the mean of ten losses with
-the L2 penalty, which only some optimizers are tuned with, and trials that recovered
-were lost, the best one of Nesterov's momentum at batch 8,192 among them. Those trials
-were made again, but for some in
+In sweeps a trial is given up if after a quarter of its steps, rounded up to a multiple
+of ten and never past the middle of the run, it does no better than guessing. Until
+2026-11-30 it was judged by the mean of ten losses with the L2 penalty, which only some
+optimizers are tuned with, and trials that recovered were lost, the best one of
+Nesterov's momentum at batch 8,192 among them. Those trials were made again, but for
+some in
 """
 
 

@@ -94,9 +94,9 @@ def sections() -> dict[str, str]:
                 "nlcg_adam \\\n        nlcg_muon sgd momentum nesterov rmsprop adamw "
                 "lars lamb muon schedule_free"
             )
-            + "\nFew steps, with four fifths of the training images in each and, in "
-            "the trials, which hold images out, all: test accuracy in percent, mean ± "
-            "standard deviation over seeds, of the best trial, behind the @ its "
+            + "\nFew steps: a batch is four fifths of the training images, and in the "
+            "trials, which hold images out, all of them. Test accuracy in percent, "
+            "mean ± standard deviation over seeds, of the best trial, behind the @ its "
             "learning rate. "
             "Schedule, warm-up, weight decay and each optimizer's own settings were "
             f"tuned too: {download('sweep_digits/table.md', 'the whole table')}.\n\n"
@@ -153,11 +153,11 @@ def sections() -> dict[str, str]:
             "in 48 steps and four times as many in 24.\n"
             + several("sweep_cifar100_16x16")
             + fewer_trials("sweep_cifar100_16x16")
-            + "\nThat depends on where the ranges of the search lie. With the learning "
-            "rate of the best trial multiplied by powers of the square root of ten, "
-            "all else as chosen, it does not; the last columns are over how many "
-            "decades the accuracy stays above a share of its best (+: the scan ends "
-            "there):\n\n"
+            + "\nThese means depend on where the ranges of the search lie. The "
+            "following does not: the learning rate of the best trial multiplied by "
+            "powers of the square root of ten, all else as chosen. The last columns "
+            "say over how many decades the accuracy stays above a share of its best "
+            "(+: the scan ends there):\n\n"
             + command(
                 f"{RUN}.rate_sensitivity benchmarks/results/sweep_cifar100_16x16 \\\n"
                 "    --num-epochs 2 --data-dir data --optimizers nlcg nlcg_adam "
@@ -258,6 +258,7 @@ def sections() -> dict[str, str]:
                 + sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
                 for folder in sweep_pairs.CONSTANT_RATE
             )
+            + fewer_trials("sweep_cifar100_16x16_b8192_constant")
             + "\nIs it the search that favours one of the two? All else as chosen, "
             "also with less of the past than the search tried, at several rates, with "
             "a further seed, on held-out images, in percent:\n\n"
