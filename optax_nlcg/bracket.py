@@ -55,9 +55,9 @@ def start(trial: jax.Array, origin: Point) -> Interval:
         low=origin,
         high=Point(infinity, infinity, infinity),
         limit=infinity,
-        secants=jnp.zeros((), jnp.int32),
+        secants=jnp.zeros_like(trial, jnp.int32),
         width=infinity,
-        collapsed=jnp.zeros((), bool),
+        collapsed=jnp.zeros_like(trial, bool),
     )
 
 

@@ -257,12 +257,13 @@ def _loss_line_search(
 
         # The band is the number of edges below the rise.
         band = jnp.sum(rise > threshold * jnp.asarray(_BAND_EDGES, dtype))
+        # Not an index: that is a gather under `vmap`, which explicit meshes refuse.
+        here = band == np.arange(_BAND_FACTORS.size)
+        factor = jnp.sum(jnp.asarray(_BAND_FACTORS, dtype), where=here)
+        fraction = jnp.sum(jnp.asarray(_BAND_FRACTIONS, dtype), where=here & due)
         grown = jnp.minimum(1, growth * state.scale)
-        factors = jnp.asarray(_BAND_FACTORS, dtype)
-        cut = jnp.maximum(min_scale, factors[band] * state.scale)
+        cut = jnp.maximum(min_scale, factor * state.scale)
         scale = jnp.where(due, jnp.where(band == 0, grown, cut), state.scale)
-        fractions = jnp.asarray(_BAND_FRACTIONS, dtype)
-        fraction = jnp.where(due, fractions[band], 0)
 
         if rollback:
             outputs = jax.tree.map(

@@ -184,15 +184,16 @@ def ml_ncg(
 
         bounds = jnp.asarray(1 + _EDGES * threshold, state.scale.dtype)
         grows = ratio < bounds[-1]
-        exceeded = ratio > bounds
-        band = jnp.where(jnp.any(exceeded), jnp.argmax(exceeded), len(_EDGES))
-        cut = jnp.asarray(_FACTORS, ratio.dtype)[band] * state.scale
+        # The band is the number of bounds that the ratio is not above. Not an index:
+        # that is a gather under `vmap`, which explicit meshes refuse.
+        here = jnp.sum(~(ratio > bounds)) == np.arange(_FACTORS.size)
+        factor = jnp.sum(jnp.asarray(_FACTORS, ratio.dtype), where=here)
+        share = jnp.sum(jnp.asarray(_SHARES, ratio.dtype), where=here & ~grows)
         scale = jnp.where(
             grows,
             jnp.minimum(1, growth * state.scale),
-            jnp.maximum(_MIN_SCALE, cut),
+            jnp.maximum(_MIN_SCALE, factor * state.scale),
         )
-        share = jnp.where(grows, 0, jnp.asarray(_SHARES, ratio.dtype)[band])
         return (
             jnp.where(due, scale, state.scale),
             jnp.where(due, share, 0),

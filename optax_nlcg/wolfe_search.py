@@ -254,10 +254,12 @@ def scale_by_hager_zhang_line_search(
             pairs = [(jax.tree.map(jnp.conj, gradient), updates)]
             return tree.inner_products(pairs, dtype)[0]
 
-        origin = Point(jnp.zeros((), dtype), value, slope_of(grad))
+        slope = slope_of(grad)
+        # Zeros like it, here and in the search: under `vmap` on an explicit mesh the
+        # loop must begin with what is laid out as it will be.
+        origin = Point(jnp.zeros_like(slope), value, slope)
         # It may be wider than the parameters; the state is not.
         grad = tree.cast_like(grad, state.grad)
-        slope = origin.slope
         weight = 1 + 0.7 * state.value_weight
         scale = state.value_scale + (jnp.abs(value) - state.value_scale) / weight
         finite = jnp.isfinite(value) & jnp.isfinite(slope)
@@ -348,7 +350,7 @@ def scale_by_hager_zhang_line_search(
                 kept=origin,
                 kept_grad=grad,
                 tolerance=jnp.maximum(value_error, rounding) * scale,
-                num_widened=jnp.zeros((), jnp.int32),
+                num_widened=jnp.zeros_like(slope, jnp.int32),
                 num_evaluations=probes.astype(jnp.int32),
                 outcome=jnp.where(starts, SearchOutcome.NOT_STARTED, failure).astype(
                     jnp.int32

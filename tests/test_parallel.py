@@ -308,3 +308,41 @@ def test_state_is_sharded_like_the_parameters(name, axis_type):
     updates, state = step(params, state)
     assert_sharded(state)
     assert_sharded(updates)
+
+
+@pytest.mark.parametrize("mode", ["vmap", "shard_map"])
+def test_a_problem_on_each_device(mode):
+    """Fits and trainings that have nothing to do with each other."""
+
+    def member_loss(x, target):
+        return jnp.sum(jnp.cosh(x - target))
+
+    def fit(target):
+        return optax_nlcg.minimize(member_loss, 0 * target, (target,), tol=1e-3).params
+
+    def train(target):
+        tx = optax_nlcg.nlcg(0.1)
+
+        def step(carry, _):
+            x, state = carry
+            value, grad = jax.value_and_grad(member_loss)(x, target)
+            updates, state = tx.update(grad, state, x, value=value)
+            return (optax.apply_updates(x, updates), state), None
+
+        start = jnp.zeros_like(target)
+        return jax.lax.scan(step, (start, tx.init(start)), length=5)[0][0]
+
+    def both(target):
+        return fit(target), train(target)
+
+    targets = jnp.linspace(-1.0, 2.0, 2 * NUM_DEVICES).reshape(NUM_DEVICES, 2)
+    mesh = make_mesh(AxisType.Auto)
+    apart = jax.vmap(both)
+    if mode == "shard_map":
+        apart = jax.shard_map(
+            apart, mesh=mesh, in_specs=P("d"), out_specs=P("d"), check_vma=False
+        )
+    got = jit(apart)(jax.device_put(targets, NamedSharding(mesh, P("d"))))
+    for lane, target in enumerate(targets):
+        for x, alone in zip(got, jit(both)(target), strict=True):
+            np.testing.assert_allclose(x[lane], alone, rtol=1e-9, atol=1e-12)
