@@ -210,12 +210,10 @@ def scale_by_conjugate_direction(
         if restart_every is not None:
             restart |= state.since_restart >= restart_every
         if restart_cycles is not None:
-            parameters = tree.size(updates)
-            if isinstance(restart_cycles, jax.Array):  # may be traced, narrow, integer
-                longest = restart_cycles.astype(dtype) * float(parameters)
-            else:
-                longest = min(restart_cycles * parameters, jnp.iinfo(jnp.int32).max)
-            restart |= state.since_restart >= longest
+            # Cycles may be a narrow integer, the size a symbol of `jax.export`.
+            cycles = jnp.asarray(restart_cycles).astype(dtype)
+            longest = cycles * jnp.asarray(tree.size(updates), dtype)
+            restart |= state.since_restart.astype(dtype) >= longest
         if restart_threshold is not None:
             restart |= jnp.abs(gz - yz) >= restart_threshold * gz
 

@@ -211,7 +211,7 @@ def scale_by_hessian_diagonal(
         average = tree.map_components(blend, state.average, diagonal)
         average = tree.cast_like(average, state.average)
         sizes = jax.tree.map(lambda d: jnp.abs(_components(d).astype(dtype)), average)
-        size = float(max(1, tree.size(average)))  # integers stop at 2^31
+        size = jnp.maximum(1, jnp.asarray(tree.size(average), dtype))
         bad = tree.count_not_finite(gradient, dtype)
         total, num_bad = tree.add_leaves([jax.tree.map(jnp.sum, sizes), bad], dtype)
         mean = total / size

@@ -211,6 +211,22 @@ def test_lanes_on_the_devices_of_an_explicit_mesh(name):
     assert_same(params, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_export_with_a_symbolic_shape(name):
+    """One program for vectors of any length, as for Optax's own optimizers."""
+    tx = cases.OPTIMIZERS[name]()
+    step = cases.make_step(name, tx)
+
+    def first_update(params):
+        return step(params, tx.init(params))[3]
+
+    shape = jax.export.symbolic_shape("n")
+    exported = jax.export.export(jax.jit(first_update))(
+        {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    )
+    params = {"w": jnp.array([0.5, 2.0, -1.0])}
+    assert_same(exported.call(params), first_update(params), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "params",
     [{}, jnp.zeros(()), {"empty": jnp.ones((0, 3)), "none": None, "w": jnp.zeros(2)}],
