@@ -101,6 +101,26 @@ def check_function(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
 
 
+def as_arrays(name: str, values: Any) -> Any:
+    """A tree of numbers and arrays as a tree of JAX's arrays.
+
+    Raises:
+        TypeError: if a leaf is neither.
+    """
+
+    def as_array(path: Any, leaf: Any) -> jax.Array:
+        try:
+            return jnp.asarray(leaf)
+        except TypeError as error:
+            raise TypeError(
+                f"`{name}{jax.tree_util.keystr(path)}` must be an array or a number, "
+                f"got {leaf!r}: close over what is neither, or part it from the arrays "
+                "before, e.g. by Equinox's `partition`."
+            ) from error
+
+    return jax.tree_util.tree_map_with_path(as_array, values)
+
+
 def check_floating(name: str, values: Any) -> None:
     """Checks that a tree has arrays that derivatives can be taken by.
 

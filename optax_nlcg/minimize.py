@@ -157,7 +157,7 @@ def minimize(
     if not isinstance(args, list | tuple):
         raise TypeError(f"`args` must be a tuple of arguments, got {args!r}.")
     args = tuple(args)
-    params = jax.tree.map(jnp.asarray, params)
+    params = arguments.as_arrays("params", params)
     _check_function(fun, params, args, has_aux)
 
     def real_fun(parts, *fun_args):

@@ -635,6 +635,11 @@ def test_the_start_has_no_derivative(x64):
     ("call", "error", "match"),
     [
         (lambda: minimize(bowl, jnp.arange(3)), TypeError, "floating point"),
+        (
+            lambda: minimize(bowl, {"w": 1.0, "activation": jnp.tanh}),
+            TypeError,
+            r"`params\['activation'\]` must be an array or a number",
+        ),
         (lambda: minimize(lambda x: x, jnp.ones(3)), ValueError, "real scalar"),
         (
             lambda: minimize(lambda x: (x[0], 1), jnp.ones(3)),
