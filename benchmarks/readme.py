@@ -160,7 +160,7 @@ def _parts() -> str:
         reaches {muon}, with a constant times the last direction {constant}, with the
         rule for beta {rule}.
         The same holds with rates that fall: constant and rule are level again, and
-        there the rule helps where there are few trials to tune with
+        there the rule helps a little where there are few trials to tune with
         ([choosing](docs/choosing.md)).
     """
 
