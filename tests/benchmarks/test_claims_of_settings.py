@@ -106,6 +106,18 @@ def test_what_a_wrong_learning_rate_costs():
     assert width("nlcg_muon", 0.9) < width("muon", 0.9)
 
 
+@pytest.mark.parametrize(("target", "times"), [("h100", 3), ("cpu", 4)])
+def test_passes_of_the_default_against_those_of_adamw(target, times):
+    """As the README says."""
+    rows = json.loads((RESULTS / f"step_cost/{target}.json").read_text())["rows"]
+    moved = {
+        (row["optimizer"], row["num_parameters"]): row["moved_bytes"] for row in rows
+    }
+    for size in {size for _, size in moved}:
+        ratio = moved["nlcg", size] / moved["adamw", size]
+        assert ratio == pytest.approx(times, rel=0.05)
+
+
 def test_cost_of_an_update():
     """The table of docs/choosing.md."""
     results = json.loads((RESULTS / "step_cost/h100.json").read_text())
