@@ -196,14 +196,15 @@ def scale_by_curvature_line_search(
             # JAX's gradients of complex parameters are conjugate, and so is Hu.
             direction = tree.cast_like(updates, params)
             g, hu = map(_conjugate, jax.jvp(jax.grad(loss), (params,), (direction,)))
-            return products(
+            dots = products(
                 [(updates, updates), (g, updates), (g, previous), (hu, updates)]
             )
+            return tuple(dots)
 
         def without_curvature():
             g = _conjugate(jax.grad(loss)(params) if grad is None else grad)
             dots = products([(updates, updates), (g, updates), (g, previous)])
-            return jnp.append(dots, 0)
+            return *dots, jnp.zeros_like(dots[0])
 
         if always:
             due = True

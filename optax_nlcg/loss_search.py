@@ -4,18 +4,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from optax_nlcg import arguments, tree
 from optax_nlcg.tree import Tree
 
-# Edges between bands of the loss's relative rise, in units of the threshold. In each
-# band the scale is multiplied by a factor and a fraction of the last update is taken
-# back; in the lowest, below all edges, it grows instead.
-_BAND_EDGES = np.array([0.01, 0.025, 0.05, 0.075, 0.10, 0.125, 0.15])
-_BAND_FACTORS = np.array([1.0, 1.0, 0.975, 0.95, 0.9, 0.8, 0.7, 0.5])
-_BAND_FRACTIONS = np.array([0.0, 0.1, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
+# Seven bands of the loss's relative rise: lower edge, in units of the threshold; factor
+# that the scale is multiplied by; fraction of the last update that is taken back.
+BANDS = (
+    (0.01, 1.0, 0.1),
+    (0.025, 0.975, 0.1),
+    (0.05, 0.95, 0.2),
+    (0.075, 0.9, 0.3),
+    (0.10, 0.8, 0.5),
+    (0.125, 0.7, 0.7),
+    (0.15, 0.5, 0.9),
+)
 
 
 class LossLineSearchState(NamedTuple):
@@ -255,15 +259,16 @@ def _loss_line_search(
         reference = jnp.where(first, loss, state.loss_reference)
         due, rise, reference = compare(state.count, loss, average, reference)
 
-        # The band is the number of edges below the rise.
-        band = jnp.sum(rise > threshold * jnp.asarray(_BAND_EDGES, dtype))
-        # Not an index: that is a gather under `vmap`, which explicit meshes refuse.
-        here = band == np.arange(_BAND_FACTORS.size)
-        factor = jnp.sum(jnp.asarray(_BAND_FACTORS, dtype), where=here)
-        fraction = jnp.sum(jnp.asarray(_BAND_FRACTIONS, dtype), where=here & due)
-        grown = jnp.minimum(1, growth * state.scale)
-        cut = jnp.maximum(min_scale, factor * state.scale)
-        scale = jnp.where(due, jnp.where(band == 0, grown, cut), state.scale)
+        # Scalars, one by one: a lookup in an array is a gather under `vmap`, which
+        # explicit meshes refuse. Below all edges the scale grows.
+        scale, fraction = jnp.minimum(1, growth * state.scale), jnp.zeros((), dtype)
+        for edge, factor, share in BANDS:
+            above = rise > threshold * jnp.asarray(edge, dtype)
+            cut = jnp.maximum(min_scale, factor * state.scale)
+            scale = jnp.where(above, cut, scale)
+            fraction = jnp.where(above, share, fraction)
+        scale = jnp.where(due, scale, state.scale)
+        fraction = jnp.where(due, fraction, 0)
 
         if rollback:
             outputs = jax.tree.map(

@@ -9,21 +9,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from optax_nlcg import arguments, tree
+from optax_nlcg.loss_search import BANDS
 from optax_nlcg.tree import Tree
 
 _EPS = 1e-8
 _LOSS_DECAY = 0.7
 _MIN_SCALE = 1e-4
-# Loss ratio above 1 + edge * threshold; factor on the scale; share of the update that
-# goes to undoing the previous direction. The last of factors and shares are for a ratio
-# exactly on the lowest edge, or NaN: nothing changes. Below it the scale grows.
-_EDGES = np.array([0.15, 0.125, 0.10, 0.075, 0.05, 0.025, 0.01])
-_FACTORS = np.array([0.5, 0.7, 0.8, 0.9, 0.95, 0.975, 1.0, 1.0])
-_SHARES = np.array([0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.1, 0.0])
 
 
 class MlNcgState(NamedTuple):
@@ -90,12 +84,12 @@ def ml_ncg(
             - \rho \frac{b_t}{b_{t+1}} d_{t-1}\Big]
 
     where the term in brackets belongs to the rule PR. In the first step :math:`z = -g`
-    and :math:`\beta = 0`. What differs from the stages of
-    this library: :math:`s` is made from the direction and the present learning rate,
-    not from the step that was taken; the scale that the line search has just set acts
-    one step late; where it cuts, the previous direction is taken back by
-    :math:`\rho b_t / b_{t+1}`, up to 1.8 times; and the step search compares
-    the average before this loss with the one stored at the last comparison.
+    and :math:`\beta = 0`. What differs from the stages of this library: :math:`s` is
+    made from the direction and the present learning rate, not from the step that was
+    taken; the scale that the line search has just set acts one step late; where it
+    cuts, the previous direction is taken back by :math:`\rho b_t / b_{t+1}`, up to 1.8
+    times; and the step search compares the average before this loss with the one
+    stored at the last comparison.
 
     One thing is added: a loss or gradient that is not finite gives a zero update and
     leaves the state as it was, but for ``num_skipped``.
@@ -182,18 +176,19 @@ def ml_ncg(
         due &= ~first
         reference = jnp.where(due | first, reference, state.loss_reference)
 
-        bounds = jnp.asarray(1 + _EDGES * threshold, state.scale.dtype)
-        grows = ratio < bounds[-1]
-        # The band is the number of bounds that the ratio is not above. Not an index:
-        # that is a gather under `vmap`, which explicit meshes refuse.
-        here = jnp.sum(~(ratio > bounds)) == np.arange(_FACTORS.size)
-        factor = jnp.sum(jnp.asarray(_FACTORS, ratio.dtype), where=here)
-        share = jnp.sum(jnp.asarray(_SHARES, ratio.dtype), where=here & ~grows)
-        scale = jnp.where(
-            grows,
-            jnp.minimum(1, growth * state.scale),
-            jnp.maximum(_MIN_SCALE, factor * state.scale),
-        )
+        dtype = state.scale.dtype
+
+        def bound(edge):
+            return jnp.asarray(1 + edge * threshold, dtype)
+
+        # Exactly on the lowest edge, or where the ratio is NaN, nothing changes.
+        scale, share = jnp.maximum(_MIN_SCALE, state.scale), jnp.zeros((), dtype)
+        for edge, factor, taken_back in BANDS:
+            cut = jnp.maximum(_MIN_SCALE, factor * state.scale)
+            scale = jnp.where(ratio > bound(edge), cut, scale)
+            share = jnp.where(ratio > bound(edge), taken_back, share)
+        grows = ratio < bound(BANDS[0][0])
+        scale = jnp.where(grows, jnp.minimum(1, growth * state.scale), scale)
         return (
             jnp.where(due, scale, state.scale),
             jnp.where(due, share, 0),

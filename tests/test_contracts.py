@@ -135,10 +135,15 @@ def test_scan_equals_loop_and_cond_keeps_the_state(name):
     assert_same(run(carry)[0], cases.unwrapped(name).params, rtol=1e-4, atol=1e-5)
 
 
+def two_lanes():
+    """Parameters of two runs, those of the first as in a single one."""
+    lanes = [cases.params_of(seed=seed) for seed in range(2)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+
+
 def test_vmapped_lane_equals_single_run(name):
     tx = cases.OPTIMIZERS[name]()
-    lanes = [cases.params_of(seed=seed) for seed in range(2)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+    stacked = two_lanes()
     step = cases.jit(jax.vmap(cases.make_step(name, tx)))
     params, state = stacked, jax.vmap(tx.init)(stacked)
     for _ in range(8):
@@ -191,24 +196,22 @@ def test_explicit_mesh(name):
 
 def test_lanes_on_the_devices_of_an_explicit_mesh(name):
     """A member of an ensemble on each device, by `vmap` over an axis that is split."""
-    if name in ("curvature", "diagonal_estimated", "multi_steps"):
-        pytest.skip("JAX has no `cond` under `vmap` over an axis of an explicit mesh")
     tx = cases.OPTIMIZERS[name]()
-    lanes = [cases.params_of(seed=seed) for seed in range(2)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
-    step = jax.vmap(cases.make_step(name, tx))
+    step = cases.jit(jax.vmap(cases.make_step(name, tx)))
+    start = two_lanes()
+
+    def train(params, state):
+        for _ in range(2):
+            params, state, _, _ = step(params, state)
+        return params
+
+    wanted = train(start, jax.vmap(tx.init)(start))
     mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
-        params, state = jax.device_put(
-            (stacked, jax.vmap(tx.init)(stacked)), NamedSharding(mesh, P("x"))
+        split = jax.device_put(
+            (start, jax.vmap(tx.init)(start)), NamedSharding(mesh, P("x"))
         )
-        split = cases.jit(step)
-        for _ in range(2):
-            params, state, _, _ = split(params, state)
-    wanted, state = stacked, jax.vmap(tx.init)(stacked)
-    for _ in range(2):
-        wanted, state, _, _ = cases.jit(step)(wanted, state)
-    assert_same(params, wanted, rtol=1e-5, atol=1e-6)
+        assert_same(train(*split), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_export_with_a_symbolic_shape(name):
