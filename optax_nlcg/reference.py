@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_nlcg import arguments, tree
-from optax_nlcg.loss_search import BANDS
+from optax_nlcg import arguments, loss_search, tree
 from optax_nlcg.tree import Tree
 
 _EPS = 1e-8
@@ -183,11 +182,11 @@ def ml_ncg(
 
         # Exactly on the lowest edge, or where the ratio is NaN, nothing changes.
         scale, share = jnp.maximum(_MIN_SCALE, state.scale), jnp.zeros((), dtype)
-        for edge, factor, taken_back in BANDS:
+        for edge, factor, taken_back in loss_search.BANDS:
             cut = jnp.maximum(_MIN_SCALE, factor * state.scale)
             scale = jnp.where(ratio > bound(edge), cut, scale)
             share = jnp.where(ratio > bound(edge), taken_back, share)
-        grows = ratio < bound(BANDS[0][0])
+        grows = ratio < bound(loss_search.BANDS[0][0])
         scale = jnp.where(grows, jnp.minimum(1, growth * state.scale), scale)
         return (
             jnp.where(due, scale, state.scale),
