@@ -28,6 +28,7 @@ def nlcg(
     line_search: optax.GradientTransformation | None = None,
     weight_decay: float | None = None,
     mask: Tree | Callable[[Tree], Tree] | None = None,
+    nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Stochastic preconditioned nonlinear conjugate gradients.
 
@@ -56,6 +57,8 @@ def nlcg(
             into the loss.
         mask: tree of bools like the parameters, or a function of them that returns one:
             which of them decay. ``None``: all.
+        nesterov: whether to step along :math:`-z_k + \max(\beta_k, 0)\, d_k` in place
+            of :math:`d_k`.
 
     Returns:
         The optimizer. With the default line search ``update`` needs ``value=``, the
@@ -102,7 +105,10 @@ def nlcg(
         line_search = scale_by_step_line_search()
     arguments.check_transformation("line_search", line_search)
     direction = scale_by_conjugate_direction(
-        preconditioner, beta_rule=beta_rule, beta_bounds=beta_bounds
+        preconditioner,
+        beta_rule=beta_rule,
+        beta_bounds=beta_bounds,
+        nesterov=nesterov,
     )
     _check_mask(mask, weight_decay)
     if weight_decay is not None:

@@ -78,6 +78,16 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
         raise ValueError(f"`{name}` must be one of {words}; got {value!r}.")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Checks that an argument is True or False.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+
+
 def check_transformation(name: str, value: Any) -> None:
     """Checks that an argument is an Optax transformation, and not a constructor of one.
 

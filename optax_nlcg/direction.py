@@ -55,6 +55,7 @@ def scale_by_conjugate_direction(
     restart_threshold: float | None = None,
     accumulator_dtype: DTypeLike | None = None,
     restart_cycles: float | None = None,
+    nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Replaces the gradient by the conjugate direction of preconditioned NLCG.
 
@@ -66,6 +67,10 @@ def scale_by_conjugate_direction(
     chain :func:`optax.scale_by_learning_rate` after it. Inner products are over the
     whole tree and are taken in one pass. Where the direction would not descend
     (:math:`g_k'd_k \ge 0`) it starts anew, with :math:`\beta_k = 0`.
+
+    With ``nesterov`` it returns :math:`z_k - \max(\beta_k, 0)\, d_k` instead, as
+    :func:`optax.trace` does: the step follows the newest gradient more closely, and the
+    direction that is kept is the same. Where that descends, so does the step.
 
     The gradient is taken from ``updates``. Preconditioning happens inside because the
     coefficient needs both :math:`g` and :math:`z`; any transformation will do, also one
@@ -89,6 +94,8 @@ def scale_by_conjugate_direction(
         restart_cycles: start anew after so many times the number of parameters, which
             is the number of steps that linear conjugate gradients need (6 is usual).
             ``None``: never.
+        nesterov: whether to step along :math:`-z_k + \max(\beta_k, 0)\, d_k`, not
+            :math:`d_k`.
 
     Returns:
         The transformation. Its state holds one copy of the parameters, two for rules
@@ -119,6 +126,10 @@ def scale_by_conjugate_direction(
         Distributed DNN Training <https://arxiv.org/abs/1812.02886>`_, 2018.
 
         Nocedal & Wright, `Numerical Optimization`, 2006, section 5.2.
+
+        Sutskever, Martens, Dahl & Hinton, `On the importance of initialization and
+        momentum in deep learning <https://proceedings.mlr.press/v28/sutskever13.html>`_,
+        2013, section 2: Nesterov's step for a constant :math:`\beta`.
     """
     stage = "scale_by_conjugate_direction"
     if preconditioner is None:
@@ -139,6 +150,7 @@ def scale_by_conjugate_direction(
         )
     if accumulator_dtype is not None:
         arguments.check_real_dtype("accumulator_dtype", accumulator_dtype)
+    arguments.check_flag("nesterov", nesterov)
     keeps_gradient = restart_threshold is not None or (
         rule.needs_previous_gradient or rule.needs_preconditioned_difference
     )
@@ -237,24 +249,32 @@ def scale_by_conjugate_direction(
         descends &= jnp.isfinite(gz + 2 * beta * gp + beta**2 * state.metric)
         beta = jnp.where(restart | ~descends, 0, beta)
 
-        def conjugate(beta):
+        def follow(beta, past):
             def leaf_direction(z_leaf, p_leaf):
                 # Not z + 0 * p: p may hold what must be forgotten.
                 return z_leaf + jnp.where(beta == 0, 0, beta * p_leaf)
 
-            return jax.tree.map(leaf_direction, z, state.direction)
+            return jax.tree.map(leaf_direction, z, past)
 
-        def fits(direction):
+        def conjugate(beta):
+            direction = follow(beta, state.direction)
+            if not nesterov:
+                return direction, direction
+            return direction, follow(jnp.maximum(beta, 0), direction)
+
+        like = updates if params is None else params
+
+        def fits(direction, step):
             fitting = tree.fits(direction, state.direction)
-            return fitting & tree.fits(direction, updates if params is None else params)
+            return fitting & tree.fits(direction, like) & tree.fits(step, like)
 
-        direction = conjugate(beta)
-        fitting = fits(direction)
+        direction, step = conjugate(beta)
+        fitting = fits(direction, step)
         if fitting is not True:
             beta = jnp.where(fitting, beta, 0)
-            direction = conjugate(beta)
+            direction, step = conjugate(beta)
             # A wider gradient may have no place in the parameters' dtype at all.
-            finite &= fits(direction)
+            finite &= fits(direction, step)
         new_state = ConjugateDirectionState(
             count=optax.safe_increment(state.count),
             since_restart=jnp.where(beta == 0, 1, state.since_restart + 1),
@@ -271,7 +291,7 @@ def scale_by_conjugate_direction(
             ),
             preconditioner=preconditioner_state,
         )
-        outputs = tree.cast_like(direction, updates if params is None else params)
+        outputs = tree.cast_like(step, like)
         outputs, state = tree.skip_unless(finite, outputs, new_state, state)
         if keeps_finite:
             # Not selected: the old one would have to be kept until here.

@@ -211,8 +211,7 @@ def _loss_line_search(
     arguments.check_number("loss_decay", loss_decay, low=0, high=1, high_open=True)
     arguments.check_number("growth", growth, low=1)
     arguments.check_number("min_scale", min_scale, low=0, high=1, low_open=True)
-    if not isinstance(rollback, bool):
-        raise TypeError(f"`rollback` must be True or False, got {rollback!r}.")
+    arguments.check_flag("rollback", rollback)
 
     def init_fn(params: Tree) -> Tree:
         dtype = tree.scalar_dtype(params)

@@ -34,7 +34,7 @@ OPTIMIZERS = {
     ),
     "bfgs": lambda: optax.chain(optax_nlcg.scale_by_diagonal_bfgs(), descent(0.1)),
     "diagonal_given": lambda: direction(
-        optax_nlcg.scale_by_hessian_diagonal(estimator=None)
+        optax_nlcg.scale_by_hessian_diagonal(estimator=None), nesterov=True
     ),
     "diagonal_estimated": lambda: direction(
         optax_nlcg.scale_by_hessian_diagonal(update_every=2)

@@ -236,6 +236,7 @@ CONSTRUCTORS = {
             "line_search": TRANSFORMATION,
             "weight_decay": number(-0.1, optional=True),
             "mask": [("kernel", TypeError), ({"w": 1.0}, TypeError)],
+            "nesterov": FLAG,
         },
     ),
     optax_nlcg.nonlinear_cg: (
@@ -257,6 +258,7 @@ CONSTRUCTORS = {
             "restart_cycles": number(0.0, -1.0, optional=True),
             "restart_threshold": number(0.0, -1.0, optional=True),
             "accumulator_dtype": DTYPE,
+            "nesterov": FLAG,
         },
     ),
     optax_nlcg.scale_by_diagonal_bfgs: (

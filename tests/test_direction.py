@@ -100,19 +100,22 @@ def test_scale_of_the_loss_does_not_matter(rule, factor):
     seed=st.integers(0, 2**31),
     rule=st.sampled_from(RULES),
     scale=st.sampled_from([1e-6, 1.0, 1e6]),
+    nesterov=st.booleans(),
 )
-def test_always_descends(seed, rule, scale):
+def test_always_descends(seed, rule, scale, nesterov):
     # Gradients with no relation to each other, as no line search would allow.
     rng = np.random.default_rng(seed)
     p = jnp.asarray(rng.uniform(0.1, 10, size=5), jnp.float32)
     tx = optax_nlcg.scale_by_conjugate_direction(
-        optax.stateless(lambda g, params: p * g), beta_rule=rule
+        optax.stateless(lambda g, params: p * g), beta_rule=rule, nesterov=nesterov
     )
     state = tx.init(p)
     for g in jnp.asarray(scale * rng.normal(size=(8, 5)), jnp.float32):
-        d, state = tx.update(g, state)
-        assert float(jnp.vdot(g, d)) > 0
-        np.testing.assert_allclose(state.slope, -jnp.vdot(g, d), rtol=1e-3)
+        step, state = tx.update(g, state)
+        assert float(jnp.vdot(g, step)) > 0
+        slope = float(jnp.vdot(g, state.direction))
+        assert slope > 0
+        np.testing.assert_allclose(state.slope, -slope, rtol=1e-3)
 
 
 @settings(deadline=None, max_examples=60)
@@ -248,6 +251,50 @@ def test_a_number_is_the_heavy_ball(number):
         assert state.beta == (0.5 if started else 0)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_nesterov_is_that_of_optax(nesterov):
+    rng = np.random.default_rng(15)
+    tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=0.5, nesterov=nesterov)
+    momentum = optax.trace(0.5, nesterov=nesterov)
+    gradients = jnp.asarray(rng.normal(size=8) + 0.1 * rng.normal(size=(5, 8)))
+    state, momentum_state = tx.init(gradients[0]), momentum.init(gradients[0])
+    for g in gradients:
+        started = state.count > 0
+        step, state = tx.update(g, state)
+        want, momentum_state = momentum.update(g, momentum_state)
+        # The first step has no past to step ahead from.
+        np.testing.assert_allclose(step, want if started else g, rtol=1e-6)
+        np.testing.assert_allclose(state.direction, momentum_state.trace, rtol=1e-6)
+
+
+def test_nesterov_changes_steps_and_nothing_that_is_kept():
+    """Also where beta is negative: then the step is along z."""
+    rng = np.random.default_rng(16)
+    gradients = jnp.asarray(rng.normal(size=(12, 6)))
+    rule = optax_nlcg.BetaRule(lambda p: jnp.where(p.gz > p.gz_prev, 0.5, -0.5))
+    make = functools.partial(optax_nlcg.scale_by_conjugate_direction, beta_rule=rule)
+    plain, ahead = make(), make(nesterov=True)
+    state, signs = plain.init(gradients[0]), set()
+    for g in gradients:
+        step, new_state = ahead.update(g, state)
+        d, state = plain.update(g, state)
+        jax.tree.map(np.testing.assert_array_equal, new_state, state)
+        np.testing.assert_allclose(step, g + max(state.beta, 0) * d, rtol=1e-5)
+        signs.add(float(jnp.sign(state.beta)))
+    assert signs == {-1, 0, 1}
+
+
+def test_a_step_ahead_that_overflows_is_not_made():
+    """The direction fits float16, the step along twice of it does not."""
+    tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=1.0, nesterov=True)
+    g = jnp.array([25_000.0, 1.0], jnp.float16)
+    _, state = tx.update(g, tx.init(g))
+    step, state = tx.update(g, state)
+    np.testing.assert_array_equal(step, g)
+    assert state.beta == 0
+    assert state.num_skipped == 0
+
+
 def test_a_gradient_of_zero_starts_anew():
     tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=0.5)
     _, state = tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
@@ -366,7 +413,7 @@ def test_the_order_of_the_arguments_is_kept():
     assert names == [
         *("preconditioner", "beta_rule", "beta_bounds"),
         *("restart_every", "restart_threshold", "accumulator_dtype"),
-        "restart_cycles",
+        *("restart_cycles", "nesterov"),
     ]
 
 
