@@ -128,6 +128,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "nlcg_muon": partial(_nlcg, preconditioner=_MUON),
     "nlcg_muon_constant": partial(_constant_beta, preconditioner=_MUON),
     "nlcg_muon_pr": partial(_nlcg, beta_rule="polak_ribiere", preconditioner=_MUON),
+    "nlcg_muon_nesterov": partial(_nlcg, preconditioner=_MUON, nesterov=True),
     "nlcg_muon_fr": partial(_nlcg, preconditioner=_MUON, line_search=_NONE),
     "nlcg_muon_no_rollback": partial(
         _nlcg,
@@ -162,7 +163,7 @@ SETTINGS = {
             *("nlcg", "nlcg_online", "nlcg_pr", "nlcg_hs", "nlcg_dy", "nlcg_hz"),
             *("nlcg_fr", "nlcg_fr_step", "nlcg_fr_bfgs", "nlcg_no_rollback"),
             *("nlcg_adam", "nlcg_adam_fr", "nlcg_muon", "nlcg_muon_pr"),
-            *("nlcg_muon_fr", "nlcg_muon_no_rollback"),
+            *("nlcg_muon_fr", "nlcg_muon_no_rollback", "nlcg_muon_nesterov"),
         ),
         "largest_beta",
     ),

@@ -33,6 +33,7 @@ STYLES = {
     "nlcg_curvature": ("#009E73", "d", "-"),
     "nlcg_adam": ("#D55E00", "X", "-."),
     "nlcg_muon": ("#D55E00", "*", "-"),
+    "nlcg_muon_nesterov": ("#D55E00", "*", "--"),
     # Parts of NLCG.
     "nlcg_fr": ("#009E73", "d", "-"),
     "nlcg_fr_step": ("#009E73", "s", ":"),

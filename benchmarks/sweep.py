@@ -77,6 +77,7 @@ SPACES = {
     "nlcg_adam": _NLCG_ADAM,
     "nlcg_muon": _NLCG_MUON,
     "nlcg_muon_pr": _NLCG_MUON,
+    "nlcg_muon_nesterov": _NLCG_MUON,
     # Parts of NLCG: what each of them earns.
     "nlcg_fr": _NLCG,
     "nlcg_fr_step": _NLCG,
@@ -104,7 +105,8 @@ SPACES = {
 }
 SQUARE_ROOT = ("rmsprop", "adamw", "adamw_b1", "lars", "lamb", "muon", "nlcg_muon")
 SQUARE_ROOT += ("nlcg_adam", "nlcg_adam_fr", "nlcg_adam_constant")
-SQUARE_ROOT += ("nlcg_muon_pr", "nlcg_muon_constant", "steepest_muon")
+SQUARE_ROOT += ("nlcg_muon_pr", "nlcg_muon_nesterov", "nlcg_muon_constant")
+SQUARE_ROOT += ("steepest_muon",)
 WARMUPS = (0.02, 0.05, 0.1, 0.2)
 L2 = (1e-5, 1e-3)
 WEIGHT_DECAY = (1e-3, 1.0)
