@@ -10,7 +10,6 @@ from benchmarks.results_parts import (
     DOCS,
     RUN,
     command,
-    download,
     from_readme,
     image,
     include,
@@ -32,17 +31,8 @@ In sweeps a trial is given up if after a quarter of its steps, rounded up to a m
 of ten and never past the middle of the run, it does no better than guessing. Until
 2026-11-30 it was judged by the mean of ten losses with the L2 penalty, which only some
 optimizers are tuned with, and trials that recovered were lost, the best one of
-Nesterov's momentum at batch 8,192 among them. Those trials were made again, but for
-some in
+Nesterov's momentum at batch 8,192 among them. All of those were made again.
 """
-
-
-def introduction() -> str:
-    """What is above the first heading."""
-    folders = ", ".join(
-        download(f"{folder}/table.md", folder) for folder in results_sweeps.FORMER_RULE
-    )
-    return f"{INTRODUCTION}{folders}: there they count as given up.\n"
 
 
 def sections() -> dict[str, str]:
@@ -153,7 +143,7 @@ def sections() -> dict[str, str]:
 def page() -> str:
     """The whole page, in MyST Markdown."""
     parts = [f"## {title}\n\n{text}" for title, text in sections().items()]
-    return "\n".join([introduction(), *parts])
+    return "\n".join([INTRODUCTION, *parts])
 
 
 if __name__ == "__main__":

@@ -3,9 +3,6 @@
 from benchmarks import readme, report, sweep_pairs, sweep_report
 from benchmarks.results_parts import FOLDER, RUN, command, download, image, include
 
-# Where trials count as given up that the present rule (`give_up_at` of a `Config`)
-# lets go on.
-FORMER_RULE = ("sweep_tiny_imagenet_16x16_b8192",)
 # What was tried where choices were tuned further.
 FURTHER = {
     "sweep_cifar100_16x16_constant": "--num-epochs 1",
