@@ -1,8 +1,11 @@
 """The cost of an update, on the device that is there."""
 
+import functools
+
 import jax
 import pytest
 
+import optax_nlcg
 from benchmarks import scaling_models, step_cost
 
 
@@ -17,6 +20,18 @@ def test_what_is_known_of_an_optimizer(optimizer, copies):
     assert row["least_bytes"] / one_pass == pytest.approx(3 + 2 * copies, abs=1e-4)
     assert row["moved_bytes"] >= row["least_bytes"] - 64  # of scalars not used
     assert row["kernels"] >= row["num_arrays"] == 2
+
+
+def test_nesterovs_step_costs_no_further_pass(monkeypatch):
+    """As docs/algorithm.md says."""
+    programs = {
+        name: functools.partial(optax_nlcg.nlcg, 0.1, nesterov=name == "nesterov")
+        for name in ("plain", "nesterov")
+    }
+    monkeypatch.setattr(step_cost, "OPTIMIZERS", programs)
+    rows = [step_cost.Update(name, step_cost.matrices(10**6)).row for name in programs]
+    for what in "moved_bytes", "temporary_bytes", "kernels", "state_bytes":
+        assert rows[0][what] == rows[1][what] > 0
 
 
 def test_timed_and_counted_rows_make_tables(monkeypatch):
