@@ -5,7 +5,8 @@
 draws `benchmarks/results/growing_batch/accuracy.png` from the rows of the sweeps in
 `PANELS`: test accuracy of what was chosen at each batch size, tuned anew there. Where
 sweeps of a constant learning rate are named beside them, lines are those, and faint
-marks the ones with rates that fall, of either what several seeds chose.
+marks the ones with rates that fall; of both what several seeds chose, of the first at
+last, where choices were tuned further.
 """
 
 import pathlib
@@ -65,27 +66,41 @@ def comparable(sweeps: Sweeps) -> list[report.Row]:
 
 
 def by_several_seeds(
-    sweeps: Sweeps, names: Sequence[str] = sweep_pairs.REPEATED
+    sweeps: Sequence[tuple[str, float, int]],
+    names: Sequence[str] = sweep_pairs.REPEATED,
 ) -> list[report.Row]:
     """Final runs of what several seeds chose; the best trials were repeated.
 
     Args:
       sweeps: folders, numbers of epochs and of trials.
-      names: of optimizers that all of them have.
+      names: of optimizers.
     """
     rows = []
     for name in names:
         for folder, num_epochs, num_trials in sweeps:
             out = report.RESULTS / folder
-            (trials,) = (
-                group
-                for key, group in sweep_choice.trial_groups(out).items()
-                if key[1:] == (num_epochs, name)
-            )
-            if choices := sweep_pairs.choices_of(out, trials[:num_trials]):
-                _, by_mean, _ = choices
-                rows += by_mean
+            for key, trials in sweep_choice.trial_groups(out).items():
+                if key[1:] == (num_epochs, name) and (
+                    choices := sweep_pairs.choices_of(out, trials[:num_trials])
+                ):
+                    _, by_mean, _ = choices
+                    rows += by_mean
     return rows
+
+
+def tuned_further(sweeps: Sweeps) -> list[report.Row]:
+    """Final runs of what several seeds chose, at last where it was tuned further.
+
+    Args:
+      sweeps: folders, numbers of epochs and of trials.
+    """
+    return [
+        row
+        for name in (sweep_pairs.NESTEROV, *sweep_pairs.REPEATED)
+        for sweep in sweeps
+        for row in sweep_pairs.tuned_further(report.RESULTS / sweep[0]).get(name)
+        or by_several_seeds([sweep], [name])
+    ]
 
 
 def plot(out: pathlib.Path) -> None:
@@ -94,7 +109,7 @@ def plot(out: pathlib.Path) -> None:
     for axis, (title, sweeps) in zip(axes, PANELS.items(), strict=True):
         rows = comparable(sweeps)
         if title in CONSTANT_RATE:
-            report.draw_batch_sizes(axis, by_several_seeds(CONSTANT_RATE[title]))
+            report.draw_batch_sizes(axis, tuned_further(CONSTANT_RATE[title]))
             hollow = {"linestyle": "none", "markerfacecolor": "none", "alpha": 0.5}
             falling = by_several_seeds(sweeps)
             report.draw_batch_sizes(axis, falling, label=None, **hollow)

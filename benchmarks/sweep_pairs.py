@@ -28,9 +28,12 @@ TUNED_FURTHER = (
     "sweep_cifar100_16x16_constant",
     "sweep_cifar100_16x16_b8192_constant",
 )
+# Nesterov's step, which Muon has and the paper's method has not.
+NESTEROV = "nlcg_muon_nesterov"
 # What is compared; of several sweeps of one optimizer, which differ in what they tune,
 # the best.
 PAIRS = (
+    (NESTEROV, ("muon",)),
     ("nlcg_muon", ("muon",)),
     ("nlcg_adam", ("adamw", "adamw_b1")),
     ("nlcg", ("nesterov",)),
@@ -57,7 +60,7 @@ class _Length(NamedTuple):
       what: it is, for a table.
       out: folder of the sweep.
       key: batch size and number of epochs.
-      runs: what was tested, by optimizer.
+      runs: what was tested, by optimizer; where choices were tuned further, the last.
     """
 
     what: tuple[str, ...]
@@ -80,14 +83,18 @@ def accuracies(rows: Sequence[report.Row]) -> list[float]:
 def table() -> str:
     """Test accuracy in percent, mean and deviation over seeds, of every pair.
 
-    The one that `is_ahead` of the other is bold.
+    The one that `is_ahead` of the other is bold; of what stands beside several, if it
+    is ahead of all.
     """
     lines, every = [], []
     for what, _, _, runs in _lengths():
-        cells = [cell for pair in PAIRS for cell in _pair(runs, *pair)]
+        cells = [cell for names in _beside() for cell in _cells(runs, *names)]
         lines.append((*what, *cells))
         every += itertools.chain(*runs.values())
-    header = *_WHAT, *(name for ours, others in PAIRS for name in (ours, others[0]))
+    header = (
+        *_WHAT,
+        *(name for ours, others in _beside() for name in (*ours, others[0])),
+    )
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
 
 
@@ -125,6 +132,20 @@ def choices() -> str:
     kinds = "one seed", "several seeds", f"all {SHORTLISTED}"
     header = *_WHAT, "trials", "optimizer", *kinds
     return f"{report.markdown(header, lines)}\n\n({report.circumstances(every)})\n"
+
+
+def tuned_further(out: pathlib.Path) -> Runs:
+    """The tests of what further settings around a sweep's choices came to.
+
+    Args:
+      out: folder of the sweep.
+
+    Returns:
+      Them by optimizer; nothing where none were tried, or none were tested.
+    """
+    if out.name not in TUNED_FURTHER:
+        return {}
+    return _by_optimizer(report.load(out / "past" / "final" / "results.jsonl"))
 
 
 def repeated(
@@ -169,10 +190,14 @@ def settings() -> str:
     for what, out, key, runs in _lengths():
         trials = sweep_choice.trial_groups(out)
         for name, _ in PAIRS:
-            if name in runs:
+            if name not in runs:
+                continue
+            if name in tuned_further(out):
+                chosen = runs[name][0]
+            else:
                 best = sweep_choice.shortlist(out, trials[*key, name], SHORTLISTED)
-                chosen = sweep_choice.best_by_mean(best) or best[0]
-                lines.append((*what, name, *_setting(chosen.trial["config"])))
+                chosen = (sweep_choice.best_by_mean(best) or best[0]).trial
+            lines.append((*what, name, *_setting(chosen["config"])))
     tuned = "rate", "schedule", "warm-up", "decay", "smoothing", "largest beta"
     header = *_WHAT, "optimizer", *tuned
     return f"{report.markdown(header, lines)}\n"
@@ -214,11 +239,15 @@ def _lengths(folders: Sequence[str] = SWEEPS) -> list[_Length]:
             size, steps = f"{config['batch_size']:,}", f"{report.num_steps(rows):,}"
             if folder in CONSTANT_RATE:  # a column of its own would be one too many
                 steps += ", constant"
-            runs = report.group_rows(rows, "optimizer")
-            named = {name: same for (name,), same in runs.items()}
-            found.append(_Length((name, size, steps), out, key, named))
+            runs = _by_optimizer(rows) | tuned_further(out)
+            found.append(_Length((name, size, steps), out, key, runs))
     names = [length.what[0] for length in found]
     return sorted(found, key=lambda length: (names.index(length.what[0]), *length.key))
+
+
+def _by_optimizer(rows: Sequence[report.Row]) -> Runs:
+    groups = report.group_rows(rows, "optimizer")
+    return {name: same for (name,), same in groups.items()}
 
 
 def _best(runs: Runs, names: Sequence[str]) -> str | None:
@@ -227,15 +256,22 @@ def _best(runs: Runs, names: Sequence[str]) -> str | None:
     return max(ran, key=lambda name: np.mean(accuracies(runs[name])), default=None)
 
 
-def _pair(runs: Runs, name: str, others: Sequence[str]) -> tuple[str, str]:
-    ours, best = runs.get(name, []), _best(runs, others)
+def _beside() -> list[tuple[list[str], Sequence[str]]]:
+    """What is compared with the same others, and those."""
+    by_others = itertools.groupby(PAIRS, key=lambda pair: pair[1])
+    return [([name for name, _ in pairs], others) for others, pairs in by_others]
+
+
+def _cells(runs: Runs, names: Sequence[str], others: Sequence[str]) -> list[str]:
+    best = _best(runs, others)
     theirs = runs[best] if best is not None else []
-    return _cell(ours, theirs), _cell(theirs, ours)
+    ours = [runs.get(name, []) for name in names]
+    return [*(_cell(rows, theirs) for rows in ours), _cell(theirs, *ours)]
 
 
-def _cell(rows: list[report.Row], others: list[report.Row]) -> str:
+def _cell(rows: list[report.Row], *others: list[report.Row]) -> str:
     if not rows:
         return ""
     text = sweep_report.accuracy_and_spread(rows)
-    bold = others and is_ahead(accuracies(rows), accuracies(others))
-    return f"**{text}**" if bold else text
+    ahead = [is_ahead(accuracies(rows), accuracies(runs)) for runs in others if runs]
+    return f"**{text}**" if ahead and all(ahead) else text

@@ -11,7 +11,10 @@ from benchmarks import optimizers
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 # Rate, steps of warm-up, bound on beta, weight decay.
-SETTINGS = {"nlcg_muon": (0.05, 20, 0.8, 0.02), "nlcg_adam": (0.005, 100, 0.9, 0.01)}
+SETTINGS = {
+    "nlcg_muon_nesterov": (0.04, 50, 1.0, 0.2),
+    "nlcg_adam": (0.005, 100, 0.9, 0.01),
+}
 
 
 def check_update_is_that_of_the_benchmarks(name, optimizer):
@@ -43,7 +46,7 @@ def test_python_blocks_run():
         exec(block, scope)
         if "loss" in scope:
             assert float(scope["loss"]) < 2.0  # from 2.3 for ten classes
-        elif "nlcg_muon" in scope:
+        elif "nlcg_adam" in scope:
             for name in SETTINGS:
                 check_update_is_that_of_the_benchmarks(name, scope[name])
         else:

@@ -187,8 +187,39 @@ def test_a_constant_learning_rate():
             assert {row["config"]["schedule"] for row in trials} == {"constant"}
 
 
+def test_nesterovs_step():
+    """As README and docs/choosing.md say: the more, the longer the run."""
+    names = sweep_pairs.NESTEROV, *sweep_pairs.REPEATED
+    (ahead, spread), *others = means_and_spreads("sweep_cifar100_16x16", 4, *names)
+    for other, of_other in others:
+        assert ahead - other > spread + of_other
+        assert ahead - other == pytest.approx(3, abs=0.25)
+    (ahead, spread), (plain, of_plain), (muon, of_muon) = means_and_spreads(
+        "sweep_cifar100_16x16", 2, *names
+    )
+    assert spread + of_plain < ahead - plain < 2
+    assert abs(ahead - muon) < spread + of_muon
+    runs = report.group_rows(
+        growing_batch.tuned_further(
+            growing_batch.CONSTANT_RATE[growing_batch.SAME_STEPS]
+        ),
+        "batch_size",
+        "optimizer",
+    )
+    assert [size for size, name in runs if name == sweep_pairs.NESTEROV] == [2048, 8192]
+    for size in 2048, 8192:
+        ahead, plain, muon = (
+            sweep_pairs.accuracies(runs[size, name]) for name in names
+        )
+        assert sweep_pairs.is_ahead(ahead, muon)
+        assert not sweep_pairs.is_ahead(ahead, plain)
+        assert not sweep_pairs.is_ahead(plain, ahead)
+
+
 def test_settings_tuned_further():
     """As README and docs/choosing.md say: ahead still, but by less at batch 8,192."""
+    repeated = sweep_pairs.repeated(sweep_pairs.FALLING_RATE)
+    falling = {size: pair for (_, size, _), _, *pair in repeated}
     leads = {}
     for folder in sweep_pairs.TUNED_FURTHER:
         study = RESULTS / folder / "past"
@@ -208,6 +239,11 @@ def test_settings_tuned_further():
         assert sweep_pairs.is_ahead(*pair)
         size = final[sweep_pairs.REPEATED[0],][0]["config"]["batch_size"]
         leads[size] = np.subtract(*map(np.mean, pair))
+        if size == 8_192:  # better than with rates that fall still
+            for ours, (_, by_mean, _) in zip(pair, falling[f"{size:,}"], strict=True):
+                others = sweep_pairs.accuracies(by_mean)
+                assert sweep_pairs.is_ahead(ours, others)
+                assert np.mean(ours) - np.mean(others) > 0.9
     assert leads == {
         2_048: pytest.approx(2.5, abs=0.25),
         8_192: pytest.approx(1.5, abs=0.25),

@@ -30,6 +30,12 @@ def test_where_to_start():
             (0.02, 0.05),
             (0.001, 0.6),
         ),
+        sweep_pairs.NESTEROV: (
+            (0.03, 0.05),
+            {"linear", "constant"},
+            (0.02, 0.2),
+            (0.06, 0.5),
+        ),
         "nlcg_adam": (
             (0.0025, 0.008),
             {"linear", "constant"},
@@ -39,6 +45,7 @@ def test_where_to_start():
         "nlcg": ((6.0, 7.0), {"cosine", "linear"}, (0.05, 0.1), (4e-5, 7e-4)),
     }
     bounds = {"nlcg_muon": "0.8", "nlcg_adam": "0.9", "nlcg": "0.9"}
+    bounds[sweep_pairs.NESTEROV] = "1"
     for name, (rates, schedules, warmups, decays) in table.items():
         ours = chosen[name]
         assert {c[5] for c in ours} == schedules

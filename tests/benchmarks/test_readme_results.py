@@ -11,6 +11,7 @@ from benchmarks import (
     report,
     sweep_choice,
     sweep_pairs,
+    sweep_report,
 )
 from tests.benchmarks.claims import RESULTS
 
@@ -132,6 +133,31 @@ def test_growing_batch_shows_what_several_seeds_chose():
     assert not growing_batch.by_several_seeds(same_epochs)
     configs = [row["config"] for row in growing_batch.comparable(same_epochs)]
     assert {(c["model"], c["num_epochs"]) for c in configs} == {("resnet8", 4)}
+
+
+def test_growing_batch_shows_what_was_tuned_further():
+    """As the README's table does: what is known best of either."""
+    constant = growing_batch.CONSTANT_RATE[growing_batch.SAME_STEPS]
+    groups = report.group_rows(
+        growing_batch.tuned_further(constant), "optimizer", "batch_size"
+    )
+    sizes = dict(zip(sweep_pairs.CONSTANT_RATE, (2048, 8192, 16384), strict=True))
+    table = sweep_pairs.table().splitlines()
+    for folder, size in sizes.items():
+        for name in sweep_pairs.REPEATED:
+            rows = groups[name, size]
+            assert len({row["config"]["seed"] for row in rows}) == len(rows) == 3
+            if folder not in sweep_pairs.TUNED_FURTHER:
+                assert rows == growing_batch.by_several_seeds(constant[-1:], [name])
+                continue
+            choice = (RESULTS / folder / "past/choice.md").read_text()
+            (line,) = (line for line in choice.splitlines() if f"| {name} " in line)
+            accuracy = line.split("|")[-2].strip()
+            assert sweep_report.accuracy_and_spread(rows) == accuracy
+            (line,) = (
+                line for line in table if f" {size:,} " in line and "constant" in line
+            )
+            assert accuracy in line
 
 
 def test_growing_batch_is_drawn(tmp_path):
