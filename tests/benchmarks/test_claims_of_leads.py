@@ -194,6 +194,11 @@ def test_nesterovs_step():
     for other, of_other in others:
         assert ahead - other > spread + of_other
         assert ahead - other == pytest.approx(3, abs=0.25)
+    trials = sweep_choice.trial_groups(RESULTS / "sweep_cifar100_16x16")
+    held_out = [
+        100 * max(map(sweep_choice.accuracy, trials[2048, 4, name])) for name in names
+    ]
+    assert held_out[0] - held_out[2] == pytest.approx(0.5, abs=0.1)
     (ahead, spread), (plain, of_plain), (muon, of_muon) = means_and_spreads(
         "sweep_cifar100_16x16", 2, *names
     )
