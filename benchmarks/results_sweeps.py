@@ -45,7 +45,7 @@ def several(folder: str) -> str:
     """What the best few trials of a sweep come to."""
     return (
         "\nWhich trial is the best on held-out images is luck in part. The best three "
-        "of the shortest runs were repeated there with two further seeds, and tested. "
+        "were repeated there with two further seeds, and tested where it says so. "
         "In percent, in brackets what they have on held-out images, and bold the one "
         "with the highest mean there:\n\n"
         + sweep_report.best_trials(FOLDER / folder, sweep_pairs.SHORTLISTED)
@@ -141,8 +141,9 @@ def sections() -> dict[str, str]:
                 "        nlcg_muon_nesterov "
                 "--out benchmarks/results/sweep_cifar100_16x16\n"
                 f"{RUN}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
-                "    --num-epochs 4 --num-trials 12 "
-                "--optimizers nlcg_muon_nesterov \\\n"
+                "    --num-epochs 4 --num-trials 12 --num-tested 3 "
+                "--repeat-seeds 4 5 \\\n"
+                "    --optimizers nlcg_muon_nesterov muon \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16"
             )
             + tuned("sweep_cifar100_16x16")

@@ -195,10 +195,16 @@ def test_nesterovs_step():
         assert ahead - other > spread + of_other
         assert ahead - other == pytest.approx(3, abs=0.25)
     trials = sweep_choice.trial_groups(RESULTS / "sweep_cifar100_16x16")
-    held_out = [
-        100 * max(map(sweep_choice.accuracy, trials[2048, 4, name])) for name in names
-    ]
-    assert held_out[0] - held_out[2] == pytest.approx(0.5, abs=0.1)
+    held_out = []
+    for name in sweep_pairs.NESTEROV, "muon":
+        first, *others = sweep_choice.shortlist(
+            RESULTS / "sweep_cifar100_16x16", trials[2048, 4, name], 3
+        )
+        assert sweep_choice.best_by_mean([first, *others]) == first
+        assert all(len(c.held_out) == 3 for c in (first, *others))
+        held_out.append(100 * np.array(first.held_out))
+    assert np.subtract(*map(np.mean, held_out)) == pytest.approx(1.7, abs=0.1)
+    assert not sweep_pairs.is_ahead(*held_out)
     (ahead, spread), (plain, of_plain), (muon, of_muon) = means_and_spreads(
         "sweep_cifar100_16x16", 2, *names
     )
