@@ -265,8 +265,7 @@ def scale_by_conjugate_direction(
         like = updates if params is None else params
 
         def fits(direction, step):
-            fitting = tree.fits(direction, state.direction)
-            return fitting & tree.fits(direction, like) & tree.fits(step, like)
+            return tree.fits(direction, state.direction) & tree.fits(step, like)
 
         direction, step = conjugate(beta)
         fitting = fits(direction, step)

@@ -236,26 +236,13 @@ def test_fletcher_reeves_forgets_nothing(x64):
 @pytest.mark.parametrize(
     "number", [0.5, np.float32(0.5), optax_nlcg.BetaRule(lambda _: 0.5)]
 )
-def test_a_number_is_the_heavy_ball(number):
-    rng = np.random.default_rng(14)
-    tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=number)
-    momentum = optax.trace(0.5)
-    # Gradients that change little: the directions all descend.
-    gradients = jnp.asarray(rng.normal(size=8) + 0.1 * rng.normal(size=(5, 8)))
-    state, momentum_state = tx.init(gradients[0]), momentum.init(gradients[0])
-    for g in gradients:
-        started = state.count > 0
-        p, state = tx.update(g, state)
-        want, momentum_state = momentum.update(g, momentum_state)
-        np.testing.assert_allclose(p, want, rtol=1e-6)
-        assert state.beta == (0.5 if started else 0)
-
-
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_nesterov_is_that_of_optax(nesterov):
-    rng = np.random.default_rng(15)
-    tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=0.5, nesterov=nesterov)
+def test_a_number_is_the_heavy_ball(number, nesterov):
+    """And Nesterov's step that of Optax."""
+    rng = np.random.default_rng(14)
+    tx = optax_nlcg.scale_by_conjugate_direction(beta_rule=number, nesterov=nesterov)
     momentum = optax.trace(0.5, nesterov=nesterov)
+    # Gradients that change little: the directions all descend.
     gradients = jnp.asarray(rng.normal(size=8) + 0.1 * rng.normal(size=(5, 8)))
     state, momentum_state = tx.init(gradients[0]), momentum.init(gradients[0])
     for g in gradients:
@@ -265,6 +252,7 @@ def test_nesterov_is_that_of_optax(nesterov):
         # The first step has no past to step ahead from.
         np.testing.assert_allclose(step, want if started else g, rtol=1e-6)
         np.testing.assert_allclose(state.direction, momentum_state.trace, rtol=1e-6)
+        assert state.beta == (0.5 if started else 0)
 
 
 def test_nesterov_changes_steps_and_nothing_that_is_kept():
