@@ -66,8 +66,7 @@ def comparable(sweeps: Sweeps) -> list[report.Row]:
 
 
 def by_several_seeds(
-    sweeps: Sequence[tuple[str, float, int]],
-    names: Sequence[str] = sweep_pairs.REPEATED,
+    sweeps: Sweeps, names: Sequence[str] = sweep_pairs.REPEATED
 ) -> list[report.Row]:
     """Final runs of what several seeds chose; the best trials were repeated.
 
@@ -79,16 +78,15 @@ def by_several_seeds(
     for name in names:
         for folder, num_epochs, num_trials in sweeps:
             out = report.RESULTS / folder
-            for key, trials in sweep_choice.trial_groups(out).items():
-                if key[1:] == (num_epochs, name) and (
-                    choices := sweep_pairs.choices_of(out, trials[:num_trials])
-                ):
-                    _, by_mean, _ = choices
-                    rows += by_mean
+            groups = sweep_choice.trial_groups(out).items()
+            trials = {key[1:]: group for key, group in groups}.get((num_epochs, name))
+            if trials and (choices := sweep_pairs.choices_of(out, trials[:num_trials])):
+                _, by_mean, _ = choices
+                rows += by_mean
     return rows
 
 
-def tuned_further(sweeps: Sweeps) -> list[report.Row]:
+def best_known(sweeps: Sweeps) -> list[report.Row]:
     """Final runs of what several seeds chose, at last where it was tuned further.
 
     Args:
@@ -99,7 +97,7 @@ def tuned_further(sweeps: Sweeps) -> list[report.Row]:
         for name in (sweep_pairs.NESTEROV, *sweep_pairs.REPEATED)
         for sweep in sweeps
         for row in sweep_pairs.tuned_further(report.RESULTS / sweep[0]).get(name)
-        or by_several_seeds([sweep], [name])
+        or by_several_seeds((sweep,), [name])
     ]
 
 
@@ -109,7 +107,7 @@ def plot(out: pathlib.Path) -> None:
     for axis, (title, sweeps) in zip(axes, PANELS.items(), strict=True):
         rows = comparable(sweeps)
         if title in CONSTANT_RATE:
-            report.draw_batch_sizes(axis, tuned_further(CONSTANT_RATE[title]))
+            report.draw_batch_sizes(axis, best_known(CONSTANT_RATE[title]))
             hollow = {"linestyle": "none", "markerfacecolor": "none", "alpha": 0.5}
             falling = by_several_seeds(sweeps)
             report.draw_batch_sizes(axis, falling, label=None, **hollow)

@@ -121,12 +121,12 @@ def _luck() -> str:
 
 def _nesterov() -> str:
     """What Nesterov's step brings."""
-    sweeps = "sweep_cifar100_16x16"
+    folder = ROOT / RESULTS / "sweep_cifar100_16x16"
+    names = sweep_pairs.NESTEROV, *sweep_pairs.REPEATED
     reached = []
     for num_epochs in 2, 4:
-        rows = sweep_choice.final_runs(ROOT / RESULTS / sweeps, num_epochs)
+        rows = sweep_choice.final_runs(folder, num_epochs)
         runs = report.group_rows(rows, "optimizer")
-        names = sweep_pairs.NESTEROV, *sweep_pairs.REPEATED
         ahead, plain, muon = (_percent(runs[name,]) for name in names)
         reached.append(
             f"{ahead} percent in {report.num_steps(rows)} steps, where `nlcg_muon` "

@@ -61,12 +61,14 @@ class _Length(NamedTuple):
       out: folder of the sweep.
       key: batch size and number of epochs.
       runs: what was tested, by optimizer; where choices were tuned further, the last.
+      further: those of `runs` that are of choices tuned further.
     """
 
     what: tuple[str, ...]
     out: pathlib.Path
     key: tuple[int, float]
     runs: Runs
+    further: Runs
 
 
 def is_ahead(ours: Sequence[float], others: Sequence[float]) -> bool:
@@ -87,7 +89,7 @@ def table() -> str:
     is ahead of all.
     """
     lines, every = [], []
-    for what, _, _, runs in _lengths():
+    for what, _, _, runs, _ in _lengths():
         cells = [cell for names in _beside() for cell in _cells(runs, *names)]
         lines.append((*what, *cells))
         every += itertools.chain(*runs.values())
@@ -104,7 +106,7 @@ def chances() -> str:
     On held-out images, over all choices of half the trials of either.
     """
     lines = []
-    for what, out, key, runs in _lengths():
+    for what, out, key, runs, _ in _lengths():
         trials = sweep_choice.trial_groups(out)
         cells = []
         for ours, others in PAIRS:
@@ -161,7 +163,7 @@ def repeated(
       choices: the best trial, the one of the best few with the highest mean, and all of
       those.
     """
-    for what, out, key, _ in _lengths(folders):
+    for what, out, key, *_ in _lengths(folders):
         trials = sweep_choice.trial_groups(out)
         pair = [trials.get((*key, name), []) for name in REPEATED]
         ours, theirs = (choices_of(out, rows) for rows in pair)
@@ -187,13 +189,13 @@ def choices_of(out: pathlib.Path, trials: Sequence[report.Row]) -> Choices | Non
 def settings() -> str:
     """What was chosen for conjugate directions: where to start from."""
     lines = []
-    for what, out, key, runs in _lengths():
+    for what, out, key, runs, further in _lengths():
         trials = sweep_choice.trial_groups(out)
         for name, _ in PAIRS:
             if name not in runs:
                 continue
-            if name in tuned_further(out):
-                chosen = runs[name][0]
+            if name in further:
+                chosen = further[name][0]
             else:
                 best = sweep_choice.shortlist(out, trials[*key, name], SHORTLISTED)
                 chosen = (sweep_choice.best_by_mean(best) or best[0]).trial
@@ -239,8 +241,9 @@ def _lengths(folders: Sequence[str] = SWEEPS) -> list[_Length]:
             size, steps = f"{config['batch_size']:,}", f"{report.num_steps(rows):,}"
             if folder in CONSTANT_RATE:  # a column of its own would be one too many
                 steps += ", constant"
-            runs = _by_optimizer(rows) | tuned_further(out)
-            found.append(_Length((name, size, steps), out, key, runs))
+            further = tuned_further(out)
+            runs = _by_optimizer(rows) | further
+            found.append(_Length((name, size, steps), out, key, runs, further))
     names = [length.what[0] for length in found]
     return sorted(found, key=lambda length: (names.index(length.what[0]), *length.key))
 

@@ -211,9 +211,7 @@ def test_nesterovs_step():
     assert spread + of_plain < ahead - plain < 2
     assert abs(ahead - muon) < spread + of_muon
     runs = report.group_rows(
-        growing_batch.tuned_further(
-            growing_batch.CONSTANT_RATE[growing_batch.SAME_STEPS]
-        ),
+        growing_batch.best_known(growing_batch.CONSTANT_RATE[growing_batch.SAME_STEPS]),
         "batch_size",
         "optimizer",
     )

@@ -104,7 +104,7 @@ def test_what_the_past_earns_at_a_constant_rate():
     trials = sweep_choice.trial_groups(RESULTS / folder)
     assert {len(rows) for rows in trials.values()} == {16}
     names = "steepest_muon", "muon", "nlcg_muon_constant", "nlcg_muon"
-    assert {name for *_, name in trials} >= set(names)
+    assert {name for *_, name in trials} == {*names, sweep_pairs.NESTEROV}
     rows = growing_batch.by_several_seeds([(folder, 4, 16)], names)
     values = [
         sweep_pairs.accuracies(same)

@@ -132,6 +132,8 @@ def test_growing_batch_shows_what_several_seeds_chose():
             assert {row["config"]["seed"] for row in repeats} == {4, 5}
     names = [name for name, _ in sweep_pairs.PAIRS if name != sweep_pairs.NESTEROV]
     assert not growing_batch.by_several_seeds(same_epochs, names)
+    shown = growing_batch.comparable(same_epochs)
+    assert all(row in shown for row in growing_batch.by_several_seeds(same_epochs))
     configs = [row["config"] for row in growing_batch.comparable(same_epochs)]
     assert {(c["model"], c["num_epochs"]) for c in configs} == {("resnet8", 4)}
 
@@ -140,7 +142,7 @@ def test_growing_batch_shows_what_was_tuned_further():
     """As the README's table does: what is known best of either."""
     constant = growing_batch.CONSTANT_RATE[growing_batch.SAME_STEPS]
     groups = report.group_rows(
-        growing_batch.tuned_further(constant), "optimizer", "batch_size"
+        growing_batch.best_known(constant), "optimizer", "batch_size"
     )
     sizes = dict(zip(sweep_pairs.CONSTANT_RATE, (2048, 8192, 16384), strict=True))
     table = sweep_pairs.table().splitlines()
