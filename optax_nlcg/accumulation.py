@@ -144,6 +144,7 @@ def multi_steps(
         value: jax.Array | None = None,
         **extra_args: Any,
     ) -> tuple[Tree, MultiStepsState]:
+        arguments.check_kind_of_state("multi_steps", state, MultiStepsState)
         count, value_sum = state.multi_steps.mini_step, state.value_sum
         sums = state.multi_steps.acc_grads
         # Older Optax wants gradients of the dtype that they are summed in.

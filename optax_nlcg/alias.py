@@ -12,7 +12,7 @@ import optax
 from optax_nlcg import arguments, tree
 from optax_nlcg.beta import BetaRule
 from optax_nlcg.bfgs import DiagonalBfgsState, scale_by_diagonal_bfgs
-from optax_nlcg.direction import scale_by_conjugate_direction
+from optax_nlcg.direction import ConjugateDirectionState, scale_by_conjugate_direction
 from optax_nlcg.limited_memory import scale_by_limited_memory
 from optax_nlcg.loss_search import LossLineSearchState, scale_by_step_line_search
 from optax_nlcg.tree import Tree
@@ -226,6 +226,10 @@ def _share_history(
     def update_fn(
         updates: Tree, state: Tree, params: Tree = None, **extra_args: Any
     ) -> tuple[Tree, Tree]:
+        chained = isinstance(state, tuple) and len(state) == 3
+        arguments.check_kind_of_state(
+            "nlcg", state[0] if chained else state, ConjugateDirectionState
+        )
         if params is None or not isinstance(state[0].preconditioner, DiagonalBfgsState):
             return optimizer.update(updates, state, params, **extra_args)
         tree.check_match(params, state[0].direction, stage="nlcg", name="params")

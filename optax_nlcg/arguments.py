@@ -184,6 +184,25 @@ def check_state(stage: str, fits: bool, what: str) -> None:
         )
 
 
+def check_kind_of_state(stage: str, state: Any, kind: type) -> None:
+    """Checks that a state is of the type that ``init`` returns.
+
+    Args:
+        stage: the transformation that the state is given to.
+        state: what was given.
+        kind: the type.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    check_state(
+        stage,
+        isinstance(state, kind),
+        "another transformation, or read from a file without one from `init` as its "
+        f"template: its type is {type(state).__name__}, not {kind.__name__}",
+    )
+
+
 def require(
     stage: str, name: str, value: Any, *, what: str, how: str, hint: str = _LOST
 ) -> None:

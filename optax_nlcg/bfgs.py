@@ -110,11 +110,7 @@ def scale_by_diagonal_bfgs(
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
         arguments.require_params(stage, params)
-        arguments.check_state(
-            stage,
-            isinstance(state, DiagonalBfgsState),
-            f"another preconditioner, it is a {type(state).__name__}",
-        )
+        arguments.check_kind_of_state(stage, state, DiagonalBfgsState)
         tree.check_match(updates, state.diagonal, stage=stage)
 
         def divide(diagonal):

@@ -183,6 +183,7 @@ def scale_by_curvature_line_search(
             how=how,
         )
         arguments.check_whole(stage, params)
+        arguments.check_kind_of_state(stage, state, CurvatureLineSearchState)
         tree.check_match(updates, state.previous_update, stage=stage)
         dtype = state.scale.dtype
         previous = state.previous_update

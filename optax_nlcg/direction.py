@@ -182,6 +182,7 @@ def scale_by_conjugate_direction(
         params: Tree = None,
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
+        arguments.check_kind_of_state(stage, state, ConjugateDirectionState)
         tree.check_match(updates, state.direction, stage=stage)
         kept = state.previous_gradient is not None
         arguments.check_state(

@@ -249,6 +249,7 @@ def scale_by_hessian_diagonal(
         _mask: bool = True,
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
+        arguments.check_kind_of_state(stage, state, HessianDiagonalState)
         tree.check_match(updates, state.average, stage=stage)
         if not _refresh:
             return apply(updates, state, params), state

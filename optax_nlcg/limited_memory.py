@@ -83,6 +83,7 @@ def scale_by_limited_memory(memory_size: int) -> optax.GradientTransformation:
 
     def update_fn(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         arguments.require_params(stage, params)
+        arguments.check_kind_of_state(stage, state, LimitedMemoryState)
         tree.check_match(updates, state.updates, stage=stage)
         arguments.check_state(
             stage,

@@ -240,6 +240,7 @@ def _loss_line_search(
             what="the loss of this step",
             how="update(..., value=loss)",
         )
+        arguments.check_kind_of_state(stage, state, LossLineSearchState)
         arguments.check_state(
             stage,
             (state.previous_update is not None) == rollback,

@@ -220,6 +220,7 @@ def ml_ncg(
         **extra_args: Any,
     ) -> tuple[Tree, Tree]:
         del extra_args
+        arguments.check_kind_of_state("ml_ncg", state, MlNcgState)
         tree.check_match(updates, state.direction, stage="ml_ncg")
         dtype = state.gz.dtype
         first = state.count == 0

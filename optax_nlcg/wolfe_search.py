@@ -234,6 +234,7 @@ def scale_by_hager_zhang_line_search(
             arguments.require(stage, name, argument, what=what, how=call)
         arguments.check_loss(stage, value)
         arguments.check_whole(stage, params)
+        arguments.check_kind_of_state(stage, state, HagerZhangLineSearchState)
         tree.check_match(updates, state.grad, stage=stage)
         assert value_fn is not None
         dtype = state.step.dtype

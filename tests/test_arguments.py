@@ -478,7 +478,7 @@ def test_numbers_of_a_state_that_was_read_from_a_file():
         (
             nlcg(0.1, preconditioner=optax.identity()),
             nlcg(0.1),
-            ["scale_by_diagonal_bfgs", "another preconditioner", "EmptyState"],
+            ["scale_by_diagonal_bfgs", "EmptyState, not DiagonalBfgsState"],
         ),
         (
             nlcg(0.1, line_search=step(rollback=False)),
@@ -509,6 +509,40 @@ def test_a_state_of_other_settings(before, after, texts):
         after.update(x, state, x, value=1.0, grad=x, value_fn=jnp.sum)
     for text in texts:
         assert text in str(caught.value)
+
+
+def _without_types(state):
+    """As Orbax reads a state that is given no template."""
+    if not isinstance(state, tuple):
+        return state
+    parts = list(map(_without_types, state))
+    fields = getattr(state, "_fields", None)
+    return parts if fields is None else dict(zip(fields, parts, strict=True))
+
+
+@pytest.mark.parametrize("name", cases.OPTIMIZERS)
+def test_a_state_without_types(name):
+    tx = cases.OPTIMIZERS[name]()
+    x = jnp.ones(3)
+    state = _without_types(tx.init(x))
+    call = functools.partial(
+        tx.update, x, state, x, **cases.extra_args(name, x, 1.0, x)
+    )
+    if name == "lars":
+        call()  # it has no state
+        return
+    with pytest.raises(ValueError, match=r"type is (dict|list), not \w+State"):
+        call()
+
+
+@pytest.mark.parametrize("name", ["direction", "step", "nlcg", "ml_ncg"])
+def test_a_state_of_another_optimizer(name):
+    tx = cases.OPTIMIZERS[name]()
+    x = jnp.ones(3)
+    state = optax.adam(0.1).init(x)
+    with pytest.raises(ValueError, match="another transformation") as caught:
+        tx.update(x, state, x, **cases.extra_args(name, x, 1.0, x))
+    assert "Build the optimizer" in str(caught.value)
 
 
 def test_no_argument_is_forgotten():
