@@ -256,19 +256,29 @@ def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
     each optimizer and belong to them.
     """
     figure, axes = report.new_figure(2)
+    length = report.num_steps
     lines = {}
     for (batch_size, _, name), group in groups.items():
         lines.setdefault((name, batch_size), []).append(group)
     batch_sizes = {batch_size for _, batch_size in lines}
+    beside = {
+        number: [
+            line for line, points in lines.items() if number in map(length, points)
+        ]
+        for number in set(map(length, groups.values()))
+    }
     panels = (axes[0], "test_accuracy"), (axes[1], "train_accuracy")
-    for place, ((name, batch_size), points) in enumerate(lines.items()):
-        # Side by side, so that the error bars do not hide each other.
-        shift = 1.02 ** (place - (len(lines) - 1) / 2)
-        points.sort(key=report.num_steps)
+    for line, points in lines.items():
+        name, batch_size = line
+        points.sort(key=length)
         style = report.line_style(name)
         if len(batch_sizes) > 1:
             style["label"] = f"{name}, batch {batch_size:,}"
-        steps = [shift * report.num_steps(group) for group in points]
+        # Side by side, so that the error bars do not hide each other.
+        steps = [
+            n * 1.02 ** (beside[n].index(line) - (len(beside[n]) - 1) / 2)
+            for n in map(length, points)
+        ]
         for axis, key in panels:
             values = [[100 * _number(row, key) for row in group] for group in points]
             spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
@@ -279,10 +289,9 @@ def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
     axes[1].set_ylabel("accuracy on the last mini-batch, %")
     for axis in axes:
         axis.set_xlabel("steps")
-        steps = sorted(set(map(report.num_steps, groups.values())))
-        if len(steps) > 1:
+        if len(beside) > 1:
             axis.set_xscale("log")
-        axis.set_xticks(steps, [f"{number:,}" for number in steps])
+        axis.set_xticks(sorted(beside), [f"{number:,}" for number in sorted(beside)])
         axis.minorticks_off()
     report.add_legend(figure, axes[:1])
     report.save_figure(figure, path)
