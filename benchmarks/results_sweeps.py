@@ -185,7 +185,7 @@ def sections() -> dict[str, str]:
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192\n"
                 f"{RUN}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 24 \\\n"
-                "    --num-epochs 8 --optimizers nlcg_muon muon \\\n"
+                "    --num-epochs 8 --optimizers nlcg_muon muon nlcg_muon_nesterov \\\n"
                 "    --out benchmarks/results/sweep_cifar100_16x16_b8192\n"
                 f"{RUN}.sweep --config cifar100_16x16_resnet8 --data-dir data \\\n"
                 "    --batch-sizes 8192 --num-microbatches 16 --num-trials 12 \\\n"

@@ -210,6 +210,11 @@ def test_nesterovs_step():
     )
     assert spread + of_plain < ahead - plain < 2
     assert abs(ahead - muon) < spread + of_muon
+    (ours, spread), (plain, of_plain), (muon, of_muon) = means_and_spreads(
+        "sweep_cifar100_16x16_b8192", 8, *names
+    )
+    assert abs(ours - plain) < min(spread, of_plain)
+    assert ours - muon > spread + of_muon
     runs = report.group_rows(
         growing_batch.best_known(growing_batch.CONSTANT_RATE[growing_batch.SAME_STEPS]),
         "batch_size",
