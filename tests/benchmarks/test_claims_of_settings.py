@@ -34,7 +34,7 @@ def test_where_to_start():
             (0.03, 0.05),
             {"linear", "cosine", "constant"},
             (0.02, 0.2),
-            (0.06, 0.5),
+            (0.02, 0.5),
         ),
         "nlcg_adam": (
             (0.0025, 0.008),
@@ -58,7 +58,7 @@ def test_where_to_start():
             assert max(numbers) == pytest.approx(high, rel=0.25)
         assert all(("in the loss" in c[7]) == (name == "nlcg") for c in ours)
         if name == sweep_pairs.NESTEROV:
-            assert {(c[1], c[9]) for c in ours} == {("2,048", "1"), ("8,192", "0.8")}
+            assert {c[9] for c in ours} == {"1", "0.8"}
         else:
             assert sum(c[9] == bounds[name] for c in ours) > len(ours) / 2
 
