@@ -235,6 +235,28 @@ def test_nesterovs_step():
         assert not sweep_pairs.is_ahead(plain, ahead)
 
 
+def test_nesterovs_step_with_few_trials():
+    """As docs/choosing.md says, where rates fall."""
+    lengths = (
+        ("sweep_cifar100_16x16", 2048, 1),
+        ("sweep_cifar100_16x16", 2048, 2),
+        ("sweep_cifar100_16x16", 2048, 4),
+        ("sweep_cifar100_16x16_b8192", 8192, 8),
+    )
+    leads = []
+    for folder, batch_size, num_epochs in lengths:
+        trials = sweep_choice.trial_groups(RESULTS / folder)
+        for number in 2, 4, 8:
+            ahead, plain, muon = (
+                sweep_choice.expected_best(trials[batch_size, num_epochs, name], number)
+                for name in (sweep_pairs.NESTEROV, *sweep_pairs.REPEATED)
+            )
+            assert ahead > muon
+            leads.append(ahead - plain)
+    assert min(leads) > 0
+    assert max(leads) == pytest.approx(1, abs=0.1)
+
+
 def test_settings_tuned_further():
     """As README and docs/choosing.md say: ahead still, but by less at batch 8,192."""
     repeated = sweep_pairs.repeated(sweep_pairs.FALLING_RATE)
