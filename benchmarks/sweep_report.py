@@ -261,12 +261,10 @@ def _plot(groups: dict[tuple, list[Row]], path: pathlib.Path) -> None:
     for (batch_size, _, name), group in groups.items():
         lines.setdefault((name, batch_size), []).append(group)
     batch_sizes = {batch_size for _, batch_size in lines}
-    beside = {
-        number: [
-            line for line, points in lines.items() if number in map(length, points)
-        ]
-        for number in set(map(length, groups.values()))
-    }
+    beside = {}
+    for line, points in lines.items():
+        for number in map(length, points):
+            beside.setdefault(number, []).append(line)
     panels = (axes[0], "test_accuracy"), (axes[1], "train_accuracy")
     for line, points in lines.items():
         name, batch_size = line

@@ -44,11 +44,7 @@ def test_where_to_start():
         ),
         "nlcg": ((6.0, 7.0), {"cosine", "linear"}, (0.05, 0.1), (4e-5, 7e-4)),
     }
-    bounds = {
-        "nlcg_muon": "0.8",
-        "nlcg_adam": "0.9",
-        "nlcg": "0.9",
-    }
+    bounds = {"nlcg_muon": "0.8", "nlcg_adam": "0.9", "nlcg": "0.9"}
     for name, (rates, schedules, warmups, decays) in table.items():
         ours = chosen[name]
         assert {c[5] for c in ours} == schedules
