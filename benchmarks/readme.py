@@ -141,9 +141,9 @@ def _nesterov() -> str:
         not, is what `nlcg_muon` lacks at batch 2,048: with it and rates that fall it
         reaches {", and ".join(smaller)}: ahead of `nlcg_muon` by more than the spread
         in both, and of Muon in the longer one. At batch 8,192, where `nlcg_muon` is
-        ahead of Muon by itself, it changes little: {larger}. In 24 steps, with
-        rates that fall and with constant ones, it is level with `nlcg_muon`, and ahead
-        of Muon. On the other lines it has not run.
+        ahead of Muon by itself, it changes little: {larger}. In 24 steps,
+        with rates that fall at batch 2,048 and with constant ones at both, it is level
+        with `nlcg_muon`, and ahead of Muon. On the other lines it has not run.
     """
 
 
